@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Fragments: later ones have no ports, so they follow their first one. */
+#ifndef XVS_FRAGMENT_H
+#define XVS_FRAGMENT_H
+
+static __always_inline void fragment_key(struct packet *p,
+					 struct xvs_fragment_key *key)
+{
+	vip_address(p, key->daddr);
+	if (p->version == 4) {
+		*(__be32 *)key->saddr = p->ip4->saddr;
+	} else {
+		__builtin_memcpy(key->saddr, &p->ip6->saddr, 16);
+	}
+	key->id = p->fragment_id;
+	key->protocol = p->fragment_protocol;
+}
+
+static __always_inline void fragment_store(struct packet *p, __u32 generation)
+{
+	struct xvs_fragment_key key = {};
+	struct xvs_fragment fragment = {
+		.slot = p->slot,
+		.generation = generation,
+		.seen = p->now,
+	};
+
+	fragment_key(p, &key);
+	bpf_map_update_elem(&fragments, &key, &fragment, BPF_ANY);
+}
+
+/* The destination that the first fragment went to, or NULL. */
+static __always_inline struct xvs_destination *
+fragment_destination(struct packet *p)
+{
+	struct xvs_fragment_key key = {};
+	struct xvs_fragment *first;
+	struct xvs_destination *d;
+
+	fragment_key(p, &key);
+	first = bpf_map_lookup_elem(&fragments, &key);
+	if (!first || (__s32)(p->now - first->seen) > XVS_TICKS_FRAGMENT)
+		return NULL;
+	p->slot = first->slot;
+	d = bpf_map_lookup_elem(&destinations, &p->slot);
+	if (!d || d->generation != first->generation)
+		return NULL;
+	return d;
+}
+
+#endif

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* A packet is parsed once, into one struct that each later step takes. */
+#ifndef XVS_PACKET_H
+#define XVS_PACKET_H
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+
+#define IPPROTO_HOPOPTS 0
+#define IPPROTO_ROUTING 43
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_DSTOPTS 60
+
+/* More extension headers than this are malformed (RFC 8504, section 5.3
+ * leaves the limit to the node).
+ */
+#define EXTENSIONS_MAX 8
+
+/* An IPv4 packet has at most 60 octets of header, an IPv6 packet 40 and
+ * EXTENSIONS_MAX times 2,048: what bounds every offset into a frame.
+ */
+#define OFFSET_MAX 0x7fff
+
+/* A step's result when no reason has ended the packet's way yet. */
+#define CONTINUE (-1)
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+enum fragment {
+	WHOLE,
+	FIRST_FRAGMENT,
+	LATER_FRAGMENT,
+};
+
+/* A flow's key of either family. */
+union flow_key {
+	struct xvs_flow4_key v4;
+	struct xvs_flow6_key v6;
+	__u64 words[5];
+};
+
+struct packet {
+	struct ethhdr *eth;
+	union {
+		struct iphdr *ip4;
+		struct ipv6hdr *ip6;
+	};
+	void *transport;
+	void *end;
+	/* 4 or 6, in a whole word: so the verifier of every kernel remembers
+	 * which of the headers it has seen the bounds of.
+	 */
+	__u64 version;
+	__u32 offset;		/* of the transport header in the frame */
+	__u32 length;		/* octets, by the IP header, itself included */
+	__u32 transport_length;	/* octets that are left for the transport */
+	__u8 protocol;
+	__u8 fragment;		/* enum fragment */
+	__u8 fragment_protocol;
+	__be32 fragment_id;
+	__u32 flags;		/* TCP_* */
+	__u32 now;		/* ticks */
+	__u32 service;		/* id, once known */
+	__u32 slot;		/* of the destination, once chosen */
+	__u32 stored;		/* flows stored for it */
+	__u32 verdict;		/* enum xdp_action, of a packet forwarded */
+	struct xvs_cpu *cpu;
+	union flow_key key;
+};
+
+/* Where a walk over IPv6 headers stands; it starts at the first one. */
+struct walk {
+	__u32 offset;		/* of the next header in the frame */
+	__u32 left;		/* octets of the packet from there on */
+	__be32 fragment_id;
+	__u8 next;		/* protocol of the next header */
+	__u8 fragment;		/* enum fragment */
+	__u8 fragment_protocol;
+	__u8 pad;
+};
+
+static __always_inline __u32 clock_tick(void)
+{
+	/* v5.11: d055126180564a57fe533728a4e93d0cb53d49b3 ("bpf: Add
+	 * bpf_ktime_get_coarse_ns helper"); the plain clock goes with 5.10.
+	 */
+	if (bpf_core_enum_value_exists(enum bpf_func_id,
+				       BPF_FUNC_ktime_get_coarse_ns))
+		return bpf_ktime_get_coarse_ns() >> XVS_TICK_SHIFT;
+	return bpf_ktime_get_ns() >> XVS_TICK_SHIFT;
+}
+
+/* Walks over IPv6 extension headers to the transport header, or to a later
+ * fragment's payload. 0, or -1 when they are malformed or too many.
+ */
+static __noinline int walk_extensions(struct xdp_md *ctx, struct walk *walk)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	__u32 offset = walk->offset;
+	__u32 left = walk->left;
+	__u8 next = walk->next;
+	int i;
+
+	for (i = 0; i <= EXTENSIONS_MAX; i++) {
+		__u32 length;
+		__u8 *header;
+
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
+		    next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT) {
+			walk->offset = offset;
+			walk->left = left;
+			walk->next = next;
+			return 0;
+		}
+
+		if (i == EXTENSIONS_MAX || left < 8 || offset > OFFSET_MAX)
+			return -1;
+		header = data + offset;
+		if ((void *)(header + 8) > end)
+			return -1;
+
+		if (next == IPPROTO_FRAGMENT) {
+			struct frag_hdr *fragment = (void *)header;
+			__u16 where = bpf_ntohs(fragment->frag_off);
+
+			length = 8;
+			walk->fragment_id = fragment->identification;
+			walk->fragment_protocol = fragment->nexthdr;
+			/* Neither offset nor M flag: atomic, RFC 6946. */
+			if (where & 0xfff8) {
+				walk->fragment = LATER_FRAGMENT;
+				walk->offset = offset + 8;
+				walk->left = left - 8;
+				walk->next = fragment->nexthdr;
+				return 0;
+			}
+			if (where & 1)
+				walk->fragment = FIRST_FRAGMENT;
+		} else {
+			length = ((__u32)header[1] + 1) * 8;
+			if (length > left)
+				return -1;
+		}
+		next = header[0];
+		offset += length;
+		left -= length;
+	}
+	return -1;
+}
+
+static __always_inline bool gate_has_vip(struct xvs_gate *gate, __u32 hash)
+{
+	hash = hash * 0x9e3779b1 >> 16;
+	return gate->filter[hash / 64 % (XVS_FILTER_BITS / 64)] >> hash % 64 &
+	       1;
+}
+
+/* Whether the frame is addressed to this host. */
+static __always_inline bool gate_has_mac(struct xvs_gate *gate,
+					 struct ethhdr *eth)
+{
+	__u64 mac = *(__u32 *)eth->h_dest |
+		    (__u64) * (__u16 *)(eth->h_dest + 4) << 32;
+	int i;
+
+	for (i = 0; i < XVS_MACS; i++) {
+		if (gate->macs[i] == mac)
+			return true;
+		if (!gate->macs[i])
+			break;
+	}
+	return false;
+}
+
+static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
+{
+	struct iphdr *ip = (void *)(p->eth + 1);
+	__u32 header;
+
+	if ((void *)(ip + 1) > p->end)
+		return XVS_NOT_IP;
+	if (!gate_has_vip(gate, ip->daddr))
+		return XVS_NOT_VIP;
+	p->version = 4;
+	p->ip4 = ip;
+	p->key.v4.saddr = ip->saddr;
+	p->key.v4.daddr = ip->daddr;
+	if (!gate_has_mac(gate, p->eth))
+		return XVS_OTHER_HOST;
+
+	header = ip->ihl * 4;
+	p->length = bpf_ntohs(ip->tot_len);
+	if (ip->version != 4 || header < sizeof(*ip) || p->length < header ||
+	    (void *)ip + p->length > p->end)
+		return XVS_MALFORMED;
+
+	p->protocol = ip->protocol;
+	if (ip->frag_off & bpf_htons(0x3fff)) {
+		p->fragment = ip->frag_off & bpf_htons(0x1fff) ?
+				      LATER_FRAGMENT :
+				      FIRST_FRAGMENT;
+		p->fragment_id = ip->id;
+		p->fragment_protocol = ip->protocol;
+	}
+	p->offset = sizeof(*p->eth) + header;
+	p->transport = (void *)ip + header;
+	p->transport_length = p->length - header;
+	return CONTINUE;
+}
+
+static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
+				     struct xvs_gate *gate)
+{
+	struct ipv6hdr *ip = (void *)(p->eth + 1);
+	struct walk walk = {};
+	const __u32 *daddr;
+	__u32 payload;
+
+	if ((void *)(ip + 1) > p->end)
+		return XVS_NOT_IP;
+	daddr = ip->daddr.in6_u.u6_addr32;
+	if (!gate_has_vip(gate, daddr[0] ^ daddr[1] ^ daddr[2] ^ daddr[3]))
+		return XVS_NOT_VIP;
+	p->version = 6;
+	p->ip6 = ip;
+	__builtin_memcpy(p->key.v6.saddr, &ip->saddr, 16);
+	__builtin_memcpy(p->key.v6.daddr, &ip->daddr, 16);
+	if (!gate_has_mac(gate, p->eth))
+		return XVS_OTHER_HOST;
+
+	payload = bpf_ntohs(ip->payload_len);
+	if (ip->version != 6 || !payload ||
+	    (void *)(ip + 1) + payload > p->end)
+		return XVS_MALFORMED;
+	p->length = sizeof(*ip) + payload;
+
+	walk.offset = sizeof(*p->eth) + sizeof(*ip);
+	walk.left = payload;
+	walk.next = ip->nexthdr;
+	if (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP &&
+	    walk_extensions(ctx, &walk))
+		return XVS_MALFORMED;
+	if (walk.offset > OFFSET_MAX)
+		return XVS_MALFORMED;
+
+	p->protocol = walk.next;
+	p->fragment = walk.fragment;
+	p->fragment_id = walk.fragment_id;
+	p->fragment_protocol = walk.fragment_protocol;
+	p->offset = walk.offset;
+	p->transport = (void *)p->eth + walk.offset;
+	p->transport_length = walk.left;
+	return CONTINUE;
+}
+
+/* Ethernet and IP. The frame is not for a VIP, or the packet's addresses are
+ * in the key, even when it is malformed.
+ */
+static __always_inline int parse_network(struct xdp_md *ctx, struct packet *p)
+{
+	struct xvs_gate *g;
+	__u32 zero = 0;
+
+	p->eth = (void *)(long)ctx->data;
+	p->end = (void *)(long)ctx->data_end;
+	g = bpf_map_lookup_elem(&gate, &zero);
+	if (!g || (void *)(p->eth + 1) > p->end)
+		return XVS_NOT_IP;
+
+	switch (p->eth->h_proto) {
+	case bpf_htons(ETH_P_IP):
+		return parse_ip4(p, g);
+	case bpf_htons(ETH_P_IPV6):
+		return parse_ip6(ctx, p, g);
+	default:
+		return XVS_NOT_IP;
+	}
+}
+
+static __always_inline void set_ports(struct packet *p, __be16 source,
+				      __be16 destination, __u8 protocol)
+{
+	if (p->version == 4) {
+		p->key.v4.sport = source;
+		p->key.v4.dport = destination;
+		p->key.v4.protocol = protocol;
+	} else {
+		p->key.v6.sport = source;
+		p->key.v6.dport = destination;
+		p->key.v6.protocol = protocol;
+	}
+}
+
+static __always_inline int parse_tcp(struct packet *p)
+{
+	struct tcphdr *tcp = p->transport;
+
+	if (p->transport_length < sizeof(*tcp) || (void *)(tcp + 1) > p->end)
+		return XVS_MALFORMED;
+	if (tcp->doff < 5 || tcp->doff * 4 > p->transport_length)
+		return XVS_MALFORMED;
+	p->flags = ((__u8 *)tcp)[13];
+	set_ports(p, tcp->source, tcp->dest, IPPROTO_TCP);
+	return CONTINUE;
+}
+
+static __always_inline int parse_udp(struct packet *p)
+{
+	struct udphdr *udp = p->transport;
+	__u32 length;
+
+	if (p->transport_length < sizeof(*udp) || (void *)(udp + 1) > p->end)
+		return XVS_MALFORMED;
+	length = bpf_ntohs(udp->len);
+	if (length < sizeof(*udp) || (length > p->transport_length &&
+				      p->fragment != FIRST_FRAGMENT))
+		return XVS_MALFORMED;
+	set_ports(p, udp->source, udp->dest, IPPROTO_UDP);
+	return CONTINUE;
+}
+
+static __always_inline int parse_transport(struct packet *p)
+{
+	switch (p->protocol) {
+	case IPPROTO_TCP:
+		return parse_tcp(p);
+	case IPPROTO_UDP:
+		return parse_udp(p);
+	default:
+		return XVS_NO_SERVICE;
+	}
+}
+
+/* Time to live, or hop limit. */
+static __always_inline __u8 packet_ttl(struct packet *p)
+{
+	return p->version == 4 ? p->ip4->ttl : p->ip6->hop_limit;
+}
+
+static __always_inline bool is_syn(struct packet *p)
+{
+	return (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* An address of the key as the maps of services and VIPs have it. */
+static __always_inline void vip_address(struct packet *p, __u8 *address)
+{
+	__u32 *words = (__u32 *)address;
+
+	if (p->version == 4) {
+		words[0] = 0;
+		words[1] = 0;
+		words[2] = bpf_htonl(0xffff);
+		words[3] = p->key.v4.daddr;
+	} else {
+		__builtin_memcpy(address, p->key.v6.daddr, 16);
+	}
+}
+
+#endif

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Packets that the balancer answers itself, with the VIP as their source. */
+#ifndef XVS_REPLY_H
+#define XVS_REPLY_H
+
+#define REPLY_TTL 64
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_FRAGMENTATION_NEEDED 4
+#define ICMP6_PACKET_TOO_BIG 2
+
+/* As much of the packet as an error may quote: 576 octets in all for IPv4
+ * (RFC 1812, section 4.3.2.3), 1,280 for IPv6 (RFC 4443, section 2.4).
+ */
+#define QUOTE4 548
+#define QUOTE6 1232
+/* The helper sums at most its stack's size at once. */
+#define SUM_MAX 512
+
+struct error4 {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct icmphdr icmp;
+	__u8 quote[QUOTE4];
+} __attribute__((packed));
+
+struct error6 {
+	struct ethhdr eth;
+	struct ipv6hdr ip;
+	struct icmp6hdr icmp;
+	__u8 quote[QUOTE6];
+} __attribute__((packed));
+
+static __always_inline __u16 fold_sum(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* A checksum after one 16-bit word has changed (RFC 1624, equation 3). */
+static __always_inline __u16 update_sum(__u16 check, __u16 old, __u16 new)
+{
+	return fold_sum((__u64)(__u16)~check + (__u16)~old + new);
+}
+
+static __always_inline void swap_macs(struct ethhdr *eth)
+{
+	__u8 mac[6];
+
+	__builtin_memcpy(mac, eth->h_dest, 6);
+	__builtin_memcpy(eth->h_dest, eth->h_source, 6);
+	__builtin_memcpy(eth->h_source, mac, 6);
+}
+
+/* Turns an echo request into its reply. Nothing but the type, the addresses
+ * and the TTL changes, so the checksums are updated for these alone.
+ */
+static __always_inline int reply_echo(struct packet *p)
+{
+	struct icmphdr *icmp = p->transport;
+	__u8 type = p->version == 4 ? 0 : 129;
+
+	swap_macs(p->eth);
+	icmp->checksum = update_sum(icmp->checksum,
+				    bpf_htons(icmp->type << 8),
+				    bpf_htons(type << 8));
+	icmp->type = type;
+	if (p->version == 4) {
+		struct iphdr *ip = p->ip4;
+
+		ip->daddr = p->key.v4.saddr;
+		ip->saddr = p->key.v4.daddr;
+		ip->check = update_sum(ip->check, bpf_htons(ip->ttl << 8),
+				       bpf_htons(REPLY_TTL << 8));
+		ip->ttl = REPLY_TTL;
+	} else {
+		__builtin_memcpy(&p->ip6->daddr, p->key.v6.saddr, 16);
+		__builtin_memcpy(&p->ip6->saddr, p->key.v6.daddr, 16);
+		p->ip6->hop_limit = REPLY_TTL;
+	}
+	return XVS_ECHO_REPLIED;
+}
+
+/* Takes a place in this CPU's stream of ICMP errors, if one is free. */
+static __always_inline bool icmp_permitted(struct xvs_cpu *cpu)
+{
+	__u64 now = bpf_ktime_get_ns();
+	__u64 next = cpu->icmp_next;
+
+	if (next > now + settings.icmp_burst)
+		return false;
+	cpu->icmp_next = (next > now ? next : now) + settings.icmp_interval;
+	return true;
+}
+
+/* Makes the frame as long as `whole` octets, with `room` octets of headers in
+ * front of the Ethernet header. Only a frame that is longer gets here.
+ */
+static __always_inline int reshape(struct xdp_md *ctx, int room, int whole)
+{
+	int length;
+
+	/* v5.18: 0165cc817075 ("bpf: introduce BPF_F_XDP_HAS_FRAGS flag in
+	 * prog_flags loading the ebpf program") and its series; the
+	 * difference of pointers needs CAP_PERFMON and goes with 5.15.
+	 */
+	if (bpf_core_enum_value_exists(enum bpf_func_id,
+				       BPF_FUNC_xdp_get_buff_len))
+		length = bpf_xdp_get_buff_len(ctx);
+	else
+		length = ctx->data_end - ctx->data;
+
+	if (bpf_xdp_adjust_head(ctx, -room))
+		return -1;
+	return bpf_xdp_adjust_tail(ctx, whole - room - length);
+}
+
+static __noinline int error_too_big4(struct xdp_md *ctx, __u32 mtu)
+{
+	const int room = sizeof(struct iphdr) + sizeof(struct icmphdr);
+	struct error4 *e;
+	struct iphdr *quoted;
+	struct ethhdr *eth;
+	__u32 sum;
+
+	if (reshape(ctx, room, sizeof(*e)))
+		return -1;
+	e = (void *)(long)ctx->data;
+	if ((void *)(e + 1) > (void *)(long)ctx->data_end)
+		return -1;
+
+	/* The frame's own Ethernet header lies before the quote. */
+	eth = (void *)e + room;
+	quoted = (void *)e->quote;
+	__builtin_memcpy(e->eth.h_dest, eth->h_source, 6);
+	__builtin_memcpy(e->eth.h_source, eth->h_dest, 6);
+	e->eth.h_proto = bpf_htons(ETH_P_IP);
+
+	e->ip = (struct iphdr){
+		.version = 4,
+		.ihl = 5,
+		.tot_len = bpf_htons(sizeof(*e) - sizeof(e->eth)),
+		.frag_off = bpf_htons(0x4000),
+		.ttl = REPLY_TTL,
+		.protocol = IPPROTO_ICMP,
+	};
+	e->ip.saddr = quoted->daddr;
+	e->ip.daddr = quoted->saddr;
+	e->ip.check = fold_sum(bpf_csum_diff(NULL, 0, (void *)&e->ip,
+					     sizeof(e->ip), 0));
+
+	e->icmp = (struct icmphdr){
+		.type = ICMP_UNREACHABLE,
+		.code = ICMP_FRAGMENTATION_NEEDED,
+	};
+	e->icmp.un.frag.mtu = bpf_htons(mtu > 0xffff ? 0xffff : mtu);
+	sum = bpf_csum_diff(NULL, 0, (void *)&e->icmp, SUM_MAX, 0);
+	sum = bpf_csum_diff(NULL, 0, ((void *)&e->icmp + SUM_MAX),
+			    sizeof(e->icmp) + QUOTE4 - SUM_MAX, sum);
+	e->icmp.checksum = fold_sum(sum);
+	return 0;
+}
+
+static __noinline int error_too_big6(struct xdp_md *ctx, __u32 mtu)
+{
+	const int room = sizeof(struct ipv6hdr) + sizeof(struct icmp6hdr);
+	const int length = sizeof(struct icmp6hdr) + QUOTE6;
+	struct ipv6hdr *quoted;
+	struct error6 *e;
+	struct ethhdr *eth;
+	__u32 sum;
+
+	if (reshape(ctx, room, sizeof(*e)))
+		return -1;
+	e = (void *)(long)ctx->data;
+	if ((void *)(e + 1) > (void *)(long)ctx->data_end)
+		return -1;
+
+	eth = (void *)e + room;
+	quoted = (void *)e->quote;
+	__builtin_memcpy(e->eth.h_dest, eth->h_source, 6);
+	__builtin_memcpy(e->eth.h_source, eth->h_dest, 6);
+	e->eth.h_proto = bpf_htons(ETH_P_IPV6);
+
+	e->ip = (struct ipv6hdr){
+		.version = 6,
+		.payload_len = bpf_htons(length),
+		.nexthdr = IPPROTO_ICMPV6,
+		.hop_limit = REPLY_TTL,
+	};
+	e->ip.saddr = quoted->daddr;
+	e->ip.daddr = quoted->saddr;
+
+	e->icmp = (struct icmp6hdr){ .icmp6_type = ICMP6_PACKET_TOO_BIG };
+	e->icmp.icmp6_dataun.un_data32[0] = bpf_htonl(mtu);
+	/* The pseudo-header (RFC 8200, section 8.1), then the message. */
+	sum = bpf_csum_diff(NULL, 0, (void *)&e->ip.saddr, 32,
+			    bpf_htonl(length + IPPROTO_ICMPV6));
+	sum = bpf_csum_diff(NULL, 0, (void *)&e->icmp, SUM_MAX, sum);
+	sum = bpf_csum_diff(NULL, 0, ((void *)&e->icmp + SUM_MAX),
+			    SUM_MAX, sum);
+	sum = bpf_csum_diff(NULL, 0,
+			    ((void *)&e->icmp + 2 * SUM_MAX),
+			    sizeof(e->icmp) + QUOTE6 - 2 * SUM_MAX, sum);
+	e->icmp.icmp6_cksum = fold_sum(sum);
+	return 0;
+}
+
+/* Tells the client how large a packet may be. The way out takes at least the
+ * smallest MTU of its family, so there is enough to quote.
+ */
+static __always_inline int reply_too_big(struct xdp_md *ctx, struct packet *p,
+					 __u32 mtu)
+{
+	int error;
+
+	if (p->length < (p->version == 4 ? QUOTE4 : QUOTE6) ||
+	    !icmp_permitted(p->cpu))
+		return XVS_TOO_BIG_LIMITED;
+	error = p->version == 4 ? error_too_big4(ctx, mtu) :
+				  error_too_big6(ctx, mtu);
+	return error ? XVS_TOO_BIG_LIMITED : XVS_TOO_BIG_REPLIED;
+}
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Services, VIPs, and the hash that chooses a destination. */
+#ifndef XVS_SERVICE_H
+#define XVS_SERVICE_H
+
+/* The VIP's id, or 0 when the packet is for none. */
+static __always_inline __u32 vip_find(struct packet *p)
+{
+	__u8 address[16] __attribute__((aligned(8)));
+	__u32 *id;
+
+	vip_address(p, address);
+	id = bpf_map_lookup_elem(&vip_ids, address);
+	return id ? *id : 0;
+}
+
+/* The service's id, or 0 when the VIP has none on this port. */
+static __always_inline __u32 service_find(struct packet *p)
+{
+	struct xvs_service_key key = {};
+	__u32 *id;
+
+	vip_address(p, key.address);
+	if (p->version == 4) {
+		key.port = p->key.v4.dport;
+		key.protocol = p->key.v4.protocol;
+	} else {
+		key.port = p->key.v6.dport;
+		key.protocol = p->key.v6.protocol;
+	}
+	id = bpf_map_lookup_elem(&service_ids, &key);
+	return id ? *id : 0;
+}
+
+/* The keys have addresses, ports and the protocol in the order that is
+ * hashed, and zeros after them.
+ */
+static __always_inline __u64 hash_tuple(struct packet *p)
+{
+	struct siphash h;
+
+	siphash_start(&h);
+	siphash_word(&h, p->key.words[0]);
+	if (p->version == 4)
+		return siphash_end(&h, p->key.words[1], 13);
+	siphash_word(&h, p->key.words[1]);
+	siphash_word(&h, p->key.words[2]);
+	siphash_word(&h, p->key.words[3]);
+	return siphash_end(&h, p->key.words[4], 37);
+}
+
+static __always_inline __u64 hash_source(struct packet *p)
+{
+	struct siphash h;
+
+	siphash_start(&h);
+	if (p->version == 4)
+		return siphash_end(&h, p->key.v4.saddr, 4);
+	siphash_word(&h, p->key.words[0]);
+	siphash_word(&h, p->key.words[1]);
+	return siphash_end(&h, 0, 16);
+}
+
+/* The destination that the service's table has for the packet, or NULL. */
+static __always_inline struct xvs_destination *choose(struct packet *p)
+{
+	struct xvs_chunk_key key = {};
+	struct xvs_service *service;
+	struct xvs_chunk *chunk;
+	__u64 hash;
+	__u32 index;
+
+	service = bpf_map_lookup_elem(&services, &p->service);
+	if (!service)
+		return NULL;
+	key.table = *(volatile __u32 *)&service->table;
+	if (!key.table)
+		return NULL;
+
+	hash = service->sticky ? hash_source(p) : hash_tuple(p);
+	index = (hash & 0xffffffff) * settings.table_size >> 32;
+	key.chunk = index / XVS_CHUNK;
+	chunk = bpf_map_lookup_elem(&tables, &key);
+	if (!chunk)
+		return NULL;
+	p->slot = chunk->slot[index % XVS_CHUNK];
+	return bpf_map_lookup_elem(&destinations, &p->slot);
+}
+
+#endif

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/*
+ * The data plane for layer 2 on untagged interfaces.
+ *
+ * A packet's way: parse, find its flow, else its service and the hash's
+ * choice, forward, count. Each packet ends with one reason; its verdict
+ * follows from that.
+ */
+#define BPF_NO_PRESERVE_ACCESS_INDEX
+#include <vmlinux-6.18.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "xvs.h"
+#include "maps.h"
+#include "siphash.h"
+#include "packet.h"
+#include "flow.h"
+#include "service.h"
+#include "fragment.h"
+#include "reply.h"
+#include "forward.h"
+#include "icmp.h"
+#include "stats.h"
+
+/* A fragment without ports follows the one that had them. */
+static __always_inline int follow_fragment(struct xdp_md *ctx,
+					   struct packet *p)
+{
+	struct xvs_destination *d = fragment_destination(p);
+
+	if (!d)
+		return XVS_FRAGMENT_ORPHAN;
+	p->service = d->service;
+	if (packet_ttl(p) <= 1)
+		return XVS_TTL_EXPIRED;
+	return forward(ctx, p, d, XVS_FORWARDED_FRAGMENT);
+}
+
+/* TCP and UDP: to the flow's destination, else to the hash's choice. */
+static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
+{
+	struct xvs_destination *d = NULL;
+	struct xvs_flow *flow;
+
+	flow = flow_find(p);
+	if (flow)
+		d = flow_destination(p, flow);
+	p->service = d ? d->service : service_find(p);
+	if (!p->service)
+		return XVS_NO_SERVICE;
+	if (packet_ttl(p) <= 1)
+		return XVS_TTL_EXPIRED;
+
+	if (is_syn(p)) {
+		if (d && flow_takes_syn(p, flow))
+			return forward(ctx, p, d, XVS_FORWARDED_FLOW);
+		/* What follows belongs to the connection that opens now. */
+		if (flow)
+			flow_delete(p);
+		d = choose(p);
+		if (!d)
+			return XVS_NO_DESTINATION;
+		return forward(ctx, p, d, XVS_FORWARDED_SYN);
+	}
+
+	if (d) {
+		flow_touch(p, flow);
+		return forward(ctx, p, d, XVS_FORWARDED_FLOW);
+	}
+	d = choose(p);
+	if (!d || !d->ifindex)
+		return XVS_NO_DESTINATION;
+	flow_store(p, d->generation);
+	return forward(ctx, p, d, XVS_FORWARDED_NEW);
+}
+
+static __always_inline int process(struct xdp_md *ctx, struct packet *p)
+{
+	int reason = parse_network(ctx, p);
+
+	if (reason != CONTINUE)
+		return reason;
+	p->now = clock_tick();
+
+	if (p->fragment == LATER_FRAGMENT)
+		return follow_fragment(ctx, p);
+	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return handle_icmp(ctx, p);
+	reason = parse_transport(p);
+	if (reason != CONTINUE)
+		return reason;
+	return balance(ctx, p);
+}
+
+/* Counts the packet under its reason and gives the verdict. */
+static __always_inline int conclude(struct packet *p, __u32 row, int reason)
+{
+	__u32 vip;
+
+	switch (reason) {
+	case XVS_NOT_IP:
+	case XVS_NOT_VIP:
+		break;
+	case XVS_FORWARDED_FLOW:
+	case XVS_FORWARDED_NEW:
+	case XVS_FORWARDED_SYN:
+	case XVS_FORWARDED_FRAGMENT:
+	case XVS_FORWARDED_ICMP:
+		count_traffic(p, row);
+		p->cpu->reasons[reason]++;
+		return p->verdict;
+	default:
+		if (p->service) {
+			count_refused(&service_refused, row, p->service,
+				      settings.services, reason);
+			break;
+		}
+		/* The filter may have let a foreign packet come this far. It
+		 * is nobody's business what is wrong with it.
+		 */
+		vip = vip_find(p);
+		if (!vip) {
+			reason = XVS_NOT_VIP;
+			break;
+		}
+		count_refused(&vip_refused, row, vip, settings.services,
+			      reason);
+	}
+	if (reason >= 0 && reason < XVS_REASON_ROOM)
+		p->cpu->reasons[reason]++;
+
+	switch (reason) {
+	case XVS_NOT_IP:
+	case XVS_NOT_VIP:
+	case XVS_OTHER_HOST:
+	case XVS_NEIGHBOUR_DISCOVERY:
+		return XDP_PASS;
+	case XVS_ECHO_REPLIED:
+	case XVS_TOO_BIG_REPLIED:
+		return XDP_TX;
+	default:
+		return XDP_DROP;
+	}
+}
+
+SEC("xdp")
+int xvs(struct xdp_md *ctx)
+{
+	struct packet packet = {};
+	__u32 row = cpu_row();
+	__u64 began = 0;
+	int verdict;
+
+	packet.cpu = bpf_map_lookup_elem(&cpus, &row);
+	if (!packet.cpu)
+		return XDP_PASS;
+	if (!(packet.cpu->packets++ % SAMPLE))
+		began = bpf_ktime_get_ns();
+
+	verdict = conclude(&packet, row, process(ctx, &packet));
+
+	if (began) {
+		packet.cpu->sample_ns += bpf_ktime_get_ns() - began;
+		packet.cpu->samples++;
+	}
+	return verdict;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,2 @@
+//! The debug command.
+fn main() {}

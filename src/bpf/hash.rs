@@ -1,0 +1,91 @@
+//! Hash maps with typed keys and values.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+
+use libbpf_rs::ErrorKind;
+use libbpf_rs::MapCore;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+
+use super::batch;
+use super::types::Record;
+use super::types::octets;
+use super::types::record;
+use crate::Error;
+use crate::Result;
+
+/// A hash map with keys of type `K` and values of type `V`.
+#[derive(Debug)]
+pub(crate) struct Hash<K, V> {
+    name: &'static str,
+    map: MapHandle,
+    _entries: PhantomData<(K, V)>,
+}
+
+impl<K: Record, V: Record> Hash<K, V> {
+    /// Takes a map whose keys and values have these sizes.
+    pub(super) fn new(name: &'static str, map: MapHandle) -> Result<Self> {
+        if map.key_size() as usize != size_of::<K>() || map.value_size() as usize != size_of::<V>()
+        {
+            let source = io::Error::other("its keys or values have another size");
+            return Err(Error::Map { map: name, operation: "opening", source });
+        }
+        Ok(Self { name, map, _entries: PhantomData })
+    }
+
+    /// The value of a key.
+    pub(crate) fn get(&self, key: &K) -> Result<Option<V>> {
+        let value = self.map.lookup(octets(key), MapFlags::ANY);
+        let value = value.map_err(|error| self.fault("lookup", &error))?;
+        Ok(value.map(|octets| record(&octets)))
+    }
+
+    /// Puts an entry.
+    pub(crate) fn insert(&self, key: &K, value: &V) -> Result<()> {
+        self.map
+            .update(octets(key), octets(value), MapFlags::ANY)
+            .map_err(|error| self.fault("insertion", &error))
+    }
+
+    /// Puts all entries, or none.
+    pub(crate) fn insert_all(&self, keys: &[K], values: &[V]) -> Result<()> {
+        batch::insert(self.map.as_fd(), keys, values).map_err(|source| {
+            // What was put is of no use alone.
+            let _ = batch::remove(self.map.as_fd(), keys);
+            Error::Map { map: self.name, operation: "insertion", source }
+        })
+    }
+
+    /// Removes an entry, if it is there.
+    pub(crate) fn remove(&self, key: &K) -> Result<()> {
+        match self.map.delete(octets(key)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.fault("removal", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes all entries with these keys.
+    pub(crate) fn remove_all(&self, keys: &[K]) -> Result<()> {
+        batch::remove(self.map.as_fd(), keys).map_err(|source| Error::Map {
+            map: self.name,
+            operation: "removal",
+            source,
+        })
+    }
+
+    /// Calls `each` with every entry.
+    pub(crate) fn for_each(&self, each: impl FnMut(&K, &V)) -> Result<()> {
+        batch::for_each(self.map.as_fd(), each).map_err(|source| Error::Map {
+            map: self.name,
+            operation: "reading",
+            source,
+        })
+    }
+
+    fn fault(&self, operation: &'static str, error: &libbpf_rs::Error) -> Error {
+        let source = io::Error::other(error.to_string());
+        Error::Map { map: self.name, operation, source }
+    }
+}

@@ -1,0 +1,144 @@
+//! Loading the program with maps of the right sizes.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+
+use libbpf_rs::MapHandle;
+use libbpf_rs::skel::OpenSkel;
+use libbpf_rs::skel::SkelBuilder;
+
+use super::Attachment;
+use super::Directory;
+use super::Maps;
+use super::pin::PROGRAM;
+use super::skeleton::XvsSkelBuilder;
+use super::types::Settings;
+use crate::Error;
+use crate::Mode;
+use crate::Result;
+
+/// What the maps' sizes follow from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) settings: Settings,
+    pub(crate) flows: u32,
+    pub(crate) chunks: u32,
+    pub(crate) prefixes: u32,
+}
+
+/// The loaded data plane. Its pins go when it does.
+#[derive(Debug)]
+pub(crate) struct Dataplane {
+    program: OwnedFd,
+    directory: Option<Directory>,
+}
+
+impl Dataplane {
+    /// Loads the program and pins it with its maps.
+    pub(crate) fn load(sizes: &Sizes, directory: Directory) -> Result<(Self, Maps)> {
+        match load_into(sizes, &directory) {
+            Ok((program, maps)) => Ok((Self { program, directory: Some(directory) }, maps)),
+            Err(error) => {
+                // Nothing stays of what was pinned before it failed.
+                let _ = directory.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Attaches to an interface in native or generic mode.
+    pub(crate) fn attach(&self, ifindex: u32, mode: Mode) -> io::Result<Attachment> {
+        Attachment::new(&self.program, ifindex, mode)
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        if let Some(directory) = self.directory.take() {
+            // What cannot be removed now is removed by the next instance.
+            let _ = directory.remove();
+        }
+    }
+}
+
+/// Loads the program and pins everything in the folder.
+fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
+    let fault = |error: libbpf_rs::Error| Error::Load { source: error.into() };
+    let mut object = MaybeUninit::uninit();
+    let mut open = XvsSkelBuilder::default().open(&mut object).map_err(fault)?;
+
+    let settings = sizes.settings;
+    let rows = settings.cpus;
+    let maps = &mut open.maps;
+    for (map, entries) in [
+        (&mut maps.flows4, sizes.flows),
+        (&mut maps.flows6, sizes.flows),
+        (&mut maps.destinations, settings.destinations),
+        (&mut maps.service_ids, settings.services),
+        (&mut maps.services, settings.services),
+        (&mut maps.tables, sizes.chunks),
+        (&mut maps.vip_ids, settings.services),
+        (&mut maps.cpus, rows),
+        (&mut maps.traffic, rows * settings.destinations),
+        (&mut maps.service_refused, rows * settings.services),
+        (&mut maps.vip_refused, rows * settings.services),
+        (&mut maps.prefixes, sizes.prefixes),
+        (&mut maps.destination_infos, settings.destinations),
+        (&mut maps.gauges, settings.destinations),
+        (&mut maps.retired, 2 * settings.services),
+    ] {
+        let () = map.set_max_entries(entries).map_err(fault)?;
+    }
+    if let Some(rodata) = &mut maps.rodata_data {
+        rodata.settings = settings;
+    }
+
+    let mut skeleton = open.load().map_err(fault)?;
+    let pinned = |map: &mut libbpf_rs::MapMut<'_>, name: &'static str| {
+        map.pin(directory.pin(name)).map_err(|error| Error::Map {
+            map: name,
+            operation: "pinning",
+            source: io::Error::other(error.to_string()),
+        })
+    };
+    let maps = &mut skeleton.maps;
+    for (map, name) in [
+        (&mut maps.instance, "instance"),
+        (&mut maps.gate, "gate"),
+        (&mut maps.flows4, "flows4"),
+        (&mut maps.flows6, "flows6"),
+        (&mut maps.destinations, "destinations"),
+        (&mut maps.service_ids, "service_ids"),
+        (&mut maps.services, "services"),
+        (&mut maps.tables, "tables"),
+        (&mut maps.vip_ids, "vip_ids"),
+        (&mut maps.fragments, "fragments"),
+        (&mut maps.cpus, "cpus"),
+        (&mut maps.traffic, "traffic"),
+        (&mut maps.service_refused, "service_refused"),
+        (&mut maps.vip_refused, "vip_refused"),
+        (&mut maps.prefixes, "prefixes"),
+        (&mut maps.destination_infos, "destination_infos"),
+        (&mut maps.gauges, "gauges"),
+        (&mut maps.retired, "retired"),
+    ] {
+        pinned(map, name)?;
+    }
+    skeleton.progs.xvs.pin(directory.pin(PROGRAM)).map_err(fault)?;
+    let maps = Maps::new(|name| {
+        MapHandle::from_pinned_path(directory.pin(name)).map_err(|error| Error::Map {
+            map: name,
+            operation: "opening",
+            source: io::Error::other(error.to_string()),
+        })
+    })?;
+    let program = skeleton
+        .progs
+        .xvs
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| Error::System { call: "dup", source })?;
+    Ok((program, maps))
+}

@@ -1,0 +1,29 @@
+//! The data plane as the control plane sees it: the only tree with unsafe
+//! code, and the only one that knows libbpf.
+
+mod array;
+mod attach;
+mod batch;
+mod hash;
+mod load;
+mod maps;
+mod pin;
+mod types;
+
+pub(crate) use array::Array;
+pub(crate) use attach::Attachment;
+pub(crate) use attach::program_name;
+pub(crate) use hash::Hash;
+pub(crate) use load::Dataplane;
+pub(crate) use load::Sizes;
+pub(crate) use maps::FlowKey;
+pub(crate) use maps::Maps;
+pub(crate) use pin::Directory;
+pub(crate) use types::*;
+
+/// The skeleton that libbpf-cargo makes of `bpf/xvs.bpf.c`.
+#[allow(unsafe_code, unused_imports, rust_2018_idioms, missing_docs, clippy::all)]
+#[allow(clippy::undocumented_unsafe_blocks, clippy::semicolon_if_nothing_returned)]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/xvs.skel.rs"));
+}

@@ -1,0 +1,112 @@
+//! The structs of `include/xvs.h`, and what makes them octets and back.
+#![allow(unsafe_code, reason = "records cross the border to the kernel as octets")]
+
+use std::mem::size_of;
+use std::net::IpAddr;
+use std::net::Ipv6Addr;
+
+pub(crate) use super::skeleton::types::xvs_chunk as Chunk;
+pub(crate) use super::skeleton::types::xvs_chunk_key as ChunkKey;
+pub(crate) use super::skeleton::types::xvs_cpu as Cpu;
+pub(crate) use super::skeleton::types::xvs_destination as DestinationRecord;
+pub(crate) use super::skeleton::types::xvs_destination_info as DestinationInfo;
+pub(crate) use super::skeleton::types::xvs_flow as FlowRecord;
+pub(crate) use super::skeleton::types::xvs_flow_state as FlowStateCode;
+pub(crate) use super::skeleton::types::xvs_flow4_key as Flow4Key;
+pub(crate) use super::skeleton::types::xvs_flow6_key as Flow6Key;
+pub(crate) use super::skeleton::types::xvs_gate as Gate;
+pub(crate) use super::skeleton::types::xvs_gauge as Gauge;
+pub(crate) use super::skeleton::types::xvs_instance as InstanceRecord;
+pub(crate) use super::skeleton::types::xvs_interface as InterfaceRecord;
+pub(crate) use super::skeleton::types::xvs_layout as Layout;
+pub(crate) use super::skeleton::types::xvs_prefix as PrefixRecord;
+pub(crate) use super::skeleton::types::xvs_reason as ReasonCode;
+pub(crate) use super::skeleton::types::xvs_refused as Refused;
+pub(crate) use super::skeleton::types::xvs_retired as Retired;
+pub(crate) use super::skeleton::types::xvs_service as ServiceRecord;
+pub(crate) use super::skeleton::types::xvs_service_key as ServiceKeyRecord;
+pub(crate) use super::skeleton::types::xvs_settings as Settings;
+pub(crate) use super::skeleton::types::xvs_status as StatusCode;
+pub(crate) use super::skeleton::types::xvs_tick as Tick;
+pub(crate) use super::skeleton::types::xvs_traffic as Traffic;
+
+/// The layout of the maps that this version makes and reads.
+pub(crate) const LAYOUT: u32 = Layout::XVS_LAYOUT_VERSION.0;
+
+/// A record that the kernel copies octet by octet.
+///
+/// # Safety
+///
+/// The type is `repr(C)`, has no padding, and every pattern of octets is a
+/// value of it.
+pub(crate) unsafe trait Record: Copy + Default + Send + Sync + 'static {}
+
+macro_rules! records {
+    ($($name:ty: $size:literal,)*) => {
+        $(
+            const _: () = assert!(size_of::<$name>() == $size);
+            // SAFETY: generated as `repr(C)` from a C struct that names its
+            // padding (the size above is the sum of its fields), and made of
+            // integers, arrays of them and transparent wrappers alone.
+            unsafe impl Record for $name {}
+        )*
+    };
+}
+
+records! {
+    u32: 4,
+    [u8; 16]: 16,
+    Chunk: 4096,
+    ChunkKey: 8,
+    Cpu: 256,
+    DestinationRecord: 64,
+    DestinationInfo: 40,
+    FlowRecord: 16,
+    Flow4Key: 16,
+    Flow6Key: 40,
+    Gate: 9216,
+    Gauge: 16,
+    InstanceRecord: 1616,
+    PrefixRecord: 32,
+    Refused: 192,
+    Retired: 256,
+    ServiceRecord: 64,
+    ServiceKeyRecord: 20,
+    Traffic: 64,
+}
+
+/// The octets of a record.
+pub(super) fn octets<T: Record>(record: &T) -> &[u8] {
+    // SAFETY: a `Record` has no padding, so each of its octets is initialized.
+    unsafe { std::slice::from_raw_parts((&raw const *record).cast(), size_of::<T>()) }
+}
+
+/// The record of these octets; they are as many as it has.
+pub(super) fn record<T: Record>(octets: &[u8]) -> T {
+    assert_eq!(octets.len(), size_of::<T>(), "a record has its size");
+    // SAFETY: there are enough octets, and any are a value of a `Record`.
+    unsafe { octets.as_ptr().cast::<T>().read_unaligned() }
+}
+
+/// An address as 16 octets, IPv4 mapped into IPv6.
+pub(crate) fn address_octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The address of 16 octets.
+pub(crate) fn octets_address(octets: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(octets).to_canonical()
+}
+
+impl InstanceRecord {
+    /// The most interfaces of an instance.
+    pub(crate) const INTERFACES: usize = {
+        const fn length<const N: usize>(_: fn(InstanceRecord) -> [InterfaceRecord; N]) -> usize {
+            N
+        }
+        length(|record| record.interfaces)
+    };
+}

@@ -1,0 +1,463 @@
+//! The public API: wanted state in.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::process;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::thread;
+use std::thread::JoinHandle;
+
+use nix::sys::eventfd::EfdFlags;
+use nix::sys::eventfd::EventFd;
+
+use crate::Config;
+use crate::Destination;
+use crate::DestinationExtended;
+use crate::Error;
+use crate::Event;
+use crate::Info;
+use crate::Instance;
+use crate::Mode;
+use crate::Options;
+use crate::Result;
+use crate::Service;
+use crate::ServiceExtended;
+use crate::Vip;
+use crate::bpf::Attachment;
+use crate::bpf::Dataplane;
+use crate::bpf::Directory;
+use crate::bpf::InstanceRecord;
+use crate::bpf::Layout;
+use crate::bpf::ReasonCode;
+use crate::bpf::Settings;
+use crate::bpf::Sizes;
+use crate::bpf::Tick;
+use crate::bpf::program_name;
+use crate::clock::now_ns;
+use crate::config::MAX_PREFIXES;
+use crate::control::Control;
+use crate::control::Port;
+use crate::discovery;
+use crate::event::Events;
+use crate::hash::HashKey;
+use crate::host;
+use crate::monitor::Monitor;
+use crate::net::Net;
+use crate::net::Snapshot;
+use crate::net::Watcher;
+
+/// The most interfaces that a client can be attached to.
+const MAX_INTERFACES: usize = InstanceRecord::INTERFACES;
+
+/// A load balancer on some interfaces of this host.
+///
+/// It forwards from the moment it is made until it is dropped, which detaches
+/// it and leaves the host as it was found. No call waits for the network: what
+/// a call wants is in the data plane when it returns, except that a
+/// destination gets traffic only when its neighbour entry is resolved, which a
+/// background thread sees to.
+///
+/// Each call happens whole or, with an error, not at all.
+#[derive(Debug)]
+pub struct Client {
+    instance: Instance,
+    shared: Arc<Shared>,
+    monitor: Option<JoinHandle<()>>,
+    // Dropped in this order: first nothing reaches the program any more.
+    _attachments: Vec<Attachment>,
+    _dataplane: Dataplane,
+}
+
+/// What the API and the background thread have in common.
+pub(crate) struct Shared {
+    control: Mutex<Control>,
+    pub(crate) events: Arc<Events>,
+    /// Wakes the background thread.
+    pub(crate) wake: EventFd,
+    stop: Mutex<bool>,
+}
+
+impl Client {
+    /// A balancer with default options on these interfaces.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::with_options`].
+    pub fn new(interfaces: &[&str]) -> Result<Self> {
+        Self::with_options(Options::new(), interfaces)
+    }
+
+    /// A balancer on these interfaces.
+    ///
+    /// # Errors
+    ///
+    /// When an option or interface is wrong, a VLAN's prefix is on none of the
+    /// interfaces, one of them has another XDP program, another process runs
+    /// the instance, capabilities are missing (CAP_BPF and CAP_NET_ADMIN), or
+    /// the kernel refuses the program. Nothing is attached then.
+    pub fn with_options(options: Options, interfaces: &[&str]) -> Result<Self> {
+        options.validate()?;
+        host::check_kernel()?;
+        host::check_capabilities()?;
+        // The watcher first: what changes while all is read is in its queue.
+        let watcher = Watcher::new()?;
+        let mut net = Net::new()?;
+        let observed = net.snapshot()?;
+        let ports = ports(interfaces, &observed)?;
+        let indices: Vec<u32> = ports.iter().map(|port| port.index).collect();
+        let prefixes = discovery::resolve_prefixes(&options.config, &indices, &observed)?;
+
+        let directory = Directory::create(&options.bpffs, &options.instance)?;
+        let settings = settings(&options)?;
+        let sizes = Sizes {
+            settings,
+            flows: options.flows,
+            chunks: Control::chunks(&options),
+            prefixes: MAX_PREFIXES as u32,
+        };
+        let (dataplane, maps) = Dataplane::load(&sizes, directory)?;
+        let maps = Arc::new(maps);
+        maps.instance.write(
+            0,
+            &InstanceRecord {
+                layout: Layout::XVS_LAYOUT_VERSION,
+                reasons: ReasonCode::XVS_REASONS,
+                tick: Tick::XVS_TICK_SHIFT,
+                process: process::id(),
+                started_ns: now_ns(),
+                settings,
+                flows: options.flows,
+                ..Default::default()
+            },
+        );
+
+        let events = Arc::new(Events::default());
+        let control = Control::new(
+            &options,
+            Arc::clone(&maps),
+            Arc::clone(&events),
+            ports.clone(),
+            prefixes,
+            observed,
+        );
+        let mut attachments = Vec::new();
+        let mut attached = Vec::new();
+        for port in ports {
+            let (attachment, generic) = attach(&dataplane, &port, options.mode, &events)?;
+            attachments.push(attachment);
+            attached.push((port, generic));
+        }
+        Control::describe_ports(&maps, &attached);
+
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| Error::System { call: "eventfd", source: errno.into() })?;
+        let shared = Arc::new(Shared {
+            control: Mutex::new(control),
+            events,
+            wake,
+            stop: Mutex::new(false),
+        });
+        let monitor = Monitor::new(Arc::clone(&shared), Arc::clone(&maps), net, watcher);
+        let monitor = thread::Builder::new()
+            .name("xvs".to_owned())
+            .spawn(move || monitor.run())
+            .map_err(|source| Error::System { call: "clone", source })?;
+        Ok(Self {
+            instance: Instance::new(&options.instance, maps),
+            shared,
+            monitor: Some(monitor),
+            _attachments: attachments,
+            _dataplane: dataplane,
+        })
+    }
+
+    /// The state of the instance as a whole.
+    pub fn info(&self) -> Result<Info> {
+        self.instance.info()
+    }
+
+    /// The VLANs as configured.
+    pub fn config(&self) -> Config {
+        self.shared.control().config().clone()
+    }
+
+    /// Sets the VLANs; destinations follow.
+    ///
+    /// # Errors
+    ///
+    /// When the configuration is wrong, or a prefix is on no interface.
+    pub fn set_config(&self, config: Config) -> Result<()> {
+        self.change(|control| control.set_config(config))
+    }
+
+    /// All services, by address, port and protocol.
+    pub fn services(&self) -> Result<Vec<ServiceExtended>> {
+        self.instance.services()
+    }
+
+    /// One service.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ServiceNotFound`].
+    pub fn service(&self, service: &Service) -> Result<ServiceExtended> {
+        self.instance.service(service)
+    }
+
+    /// Adds a service without destinations.
+    ///
+    /// # Errors
+    ///
+    /// When the service is wrong or exists, or there are too many.
+    pub fn create_service(&self, service: &Service) -> Result<()> {
+        self.change(|control| {
+            if control.has_service(service.key()) {
+                return Err(Error::ServiceExists { service: service.key() });
+            }
+            control.set_service(service, Vec::new())
+        })
+    }
+
+    /// Changes the settings of a service; its destinations and flows stay.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is wrong, or there is no such service.
+    pub fn update_service(&self, service: &Service) -> Result<()> {
+        self.change(|control| {
+            let (_, destinations) = control.service(service.key())?;
+            control.set_service(service, destinations)
+        })
+    }
+
+    /// Makes a service exactly so, with exactly these destinations: adds,
+    /// changes and removes what differs.
+    ///
+    /// # Errors
+    ///
+    /// When the service or a destination is wrong, or there are too many.
+    pub fn set_service(&self, service: &Service, destinations: &[Destination]) -> Result<()> {
+        self.change(|control| control.set_service(service, destinations.to_vec()))
+    }
+
+    /// Removes a service with its destinations and flows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ServiceNotFound`].
+    pub fn remove_service(&self, service: &Service) -> Result<()> {
+        self.change(|control| control.remove_service(service.key()))
+    }
+
+    /// The destinations of a service, by address.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ServiceNotFound`].
+    pub fn destinations(&self, service: &Service) -> Result<Vec<DestinationExtended>> {
+        self.instance.destinations(service)
+    }
+
+    /// Adds a destination. It gets traffic as soon as its next hop is known.
+    ///
+    /// # Errors
+    ///
+    /// When it is wrong or exists, there is no such service, or there are too
+    /// many destinations.
+    pub fn create_destination(&self, service: &Service, destination: &Destination) -> Result<()> {
+        self.change(|control| {
+            let (service, mut all) = control.service(service.key())?;
+            // One that is there already is refused below, as one given twice.
+            all.push(destination.clone());
+            control.set_service(&service, all)
+        })
+    }
+
+    /// Changes a destination's weight or disables it; its flows stay.
+    ///
+    /// # Errors
+    ///
+    /// When it is wrong, or there is no such service or destination.
+    pub fn update_destination(&self, service: &Service, destination: &Destination) -> Result<()> {
+        self.change(|control| {
+            let (service, mut all) = control.service(service.key())?;
+            *find(&service, &mut all, destination)? = destination.clone();
+            control.set_service(&service, all)
+        })
+    }
+
+    /// Removes a destination; its flows are hashed anew.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such service or destination.
+    pub fn remove_destination(&self, service: &Service, destination: &Destination) -> Result<()> {
+        self.change(|control| {
+            let (service, mut all) = control.service(service.key())?;
+            let address = find(&service, &mut all, destination)?.address;
+            all.retain(|d| d.address != address);
+            control.set_service(&service, all)
+        })
+    }
+
+    /// All virtual addresses.
+    pub fn vips(&self) -> Result<Vec<Vip>> {
+        self.instance.vips()
+    }
+
+    /// One virtual address.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::VipNotFound`].
+    pub fn vip(&self, address: IpAddr) -> Result<Vip> {
+        self.instance.vip(address)
+    }
+
+    /// What happened in the background since the last call, oldest first. At
+    /// most 1,024 events are kept.
+    pub fn events(&self) -> Vec<Event> {
+        self.shared.events.take()
+    }
+
+    /// The view that other processes have of this instance.
+    pub const fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Control) -> Result<()>) -> Result<()> {
+        let result = change(&mut self.shared.control());
+        self.shared.wake();
+        result
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        *self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.wake();
+        if let Some(monitor) = self.monitor.take() {
+            // A panic of the thread was reported when it happened.
+            let _ = monitor.join();
+        }
+    }
+}
+
+impl Shared {
+    /// The state, which no panic leaves half-changed where packets see it.
+    pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // The counter can only be full of wake-ups that were not heard yet.
+        let _ = self.wake.write(1);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+fn find<'a>(
+    service: &Service,
+    all: &'a mut [Destination],
+    wanted: &Destination,
+) -> Result<&'a mut Destination> {
+    let (service, address) = (service.key(), wanted.address);
+    all.iter_mut()
+        .find(|d| d.address == address)
+        .ok_or(Error::DestinationNotFound { service, address })
+}
+
+/// The interfaces of these names, which must be up and without XDP programs.
+fn ports(names: &[&str], observed: &Snapshot) -> Result<Vec<Port>> {
+    let list = |reason: String| Error::InterfaceList { reason };
+    if names.is_empty() {
+        return Err(list("it is empty".to_owned()));
+    }
+    if names.len() > MAX_INTERFACES {
+        return Err(list(format!("{} are over the limit of {MAX_INTERFACES}", names.len())));
+    }
+    let mut ports: Vec<Port> = Vec::new();
+    for name in names {
+        let interface = (*name).to_owned();
+        let Some(link) = observed.links.values().find(|link| link.name == *name) else {
+            return Err(Error::InterfaceNotFound { interface });
+        };
+        if ports.iter().any(|port| port.index == link.index) {
+            return Err(list(format!("`{name}` is there twice")));
+        }
+        if !link.up {
+            return Err(Error::InterfaceDown { interface });
+        }
+        if let Some(xdp) = link.xdp {
+            return Err(Error::ForeignProgram { interface, program: program_name(xdp.id) });
+        }
+        ports.push(Port { index: link.index, name: interface, up: link.running });
+    }
+    Ok(ports)
+}
+
+fn settings(options: &Options) -> Result<Settings> {
+    let key = HashKey::from(options.hash_key);
+    let interval = 1_000_000_000 / u64::from(options.icmp_rate);
+    Ok(Settings {
+        k0: key.k0,
+        k1: key.k1,
+        table_size: options.table_size,
+        // Number 0 is none.
+        services: options.services + 1,
+        destinations: options.destinations + 1,
+        cpus: host::cpus()?,
+        icmp_interval: interval,
+        // A tenth of a second's worth at once.
+        icmp_burst: 100_000_000,
+    })
+}
+
+/// Attaches to an interface; whether it is in generic mode.
+fn attach(
+    dataplane: &Dataplane,
+    port: &Port,
+    mode: Mode,
+    events: &Events,
+) -> Result<(Attachment, bool)> {
+    use std::io::ErrorKind;
+
+    let interface = || port.name.clone();
+    let first = dataplane.attach(port.index, mode);
+    match first {
+        Ok(attachment) => Ok((attachment, mode == Mode::Generic)),
+        // Somebody was faster than the look at the interface before.
+        Err(error)
+            if matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::AlreadyExists) =>
+        {
+            Err(Error::ForeignProgram {
+                interface: interface(),
+                program: "attached just now".to_owned(),
+            })
+        }
+        Err(source) => match mode {
+            Mode::Auto => {
+                let attachment = dataplane
+                    .attach(port.index, Mode::Generic)
+                    .map_err(|source| Error::Attach { interface: interface(), source })?;
+                let reason = source.to_string();
+                events.push(Event::GenericMode { interface: interface(), reason });
+                Ok((attachment, true))
+            }
+            Mode::Native => Err(Error::NativeUnsupported { interface: interface(), source }),
+            Mode::Generic => Err(Error::Attach { interface: interface(), source }),
+        },
+    }
+}

@@ -1,0 +1,239 @@
+//! What is settled before services are: limits, interfaces' mode, VLANs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::Error;
+use crate::Prefix;
+use crate::Result;
+
+/// How the XDP programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Native where the driver can, otherwise generic with a warning
+    /// ([`Event::GenericMode`](crate::Event::GenericMode)).
+    #[default]
+    Auto,
+    /// In the driver, before the kernel makes a socket buffer.
+    Native,
+    /// In the network stack: works everywhere, several times slower.
+    Generic,
+}
+
+/// What can change while services run: the network that destinations are in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The IP prefixes of each VLAN. On an untagged interface the VLAN id is
+    /// only a label; the interface is the one with an address in the prefix.
+    pub vlans: BTreeMap<u16, Vec<Prefix>>,
+}
+
+impl Config {
+    /// Adds a prefix to a VLAN.
+    pub fn vlan(mut self, id: u16, prefix: Prefix) -> Self {
+        self.vlans.entry(id).or_default().push(prefix);
+        self
+    }
+
+    /// Every prefix with the id of its VLAN.
+    pub fn prefixes(&self) -> impl Iterator<Item = (u16, Prefix)> + '_ {
+        self.vlans.iter().flat_map(|(id, prefixes)| prefixes.iter().map(|p| (*id, *p)))
+    }
+
+    /// Checks VLAN ids (1 to 4,094) and that no two prefixes overlap.
+    pub fn validate(&self) -> Result<()> {
+        let all: Vec<(u16, Prefix)> = self.prefixes().collect();
+        for (i, (id, prefix)) in all.iter().enumerate() {
+            if !(1..=4094).contains(id) {
+                return Err(Error::InvalidVlan { vlan: *id });
+            }
+            if let Some((_, other)) = all[..i].iter().find(|(_, p)| p.overlaps(prefix)) {
+                return Err(Error::PrefixOverlap { prefix: *prefix, other: *other });
+            }
+        }
+        if all.len() > MAX_PREFIXES {
+            return Err(Error::LimitExceeded {
+                limit: "prefixes",
+                maximum: MAX_PREFIXES,
+                remedy: "join neighbouring prefixes into larger ones",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The most prefixes that a [`Config`] can have.
+pub const MAX_PREFIXES: usize = 4096;
+
+/// What is fixed when a [`Client`](crate::Client) is made.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// The name of the instance: letters, digits, `-` and `_`, at most 64.
+    pub instance: String,
+    /// Where the BPF file system is mounted.
+    pub bpffs: PathBuf,
+    /// How programs are attached.
+    pub mode: Mode,
+    /// The initial VLANs.
+    pub config: Config,
+    /// The most services, 1 to 65,535. Default: 4,096.
+    pub services: u32,
+    /// The most destinations of all services together, 1 to 1,048,575.
+    /// Default: 65,535.
+    pub destinations: u32,
+    /// The most flows of each IP family that are remembered, 1,024 to
+    /// 67,108,864. Default: 1,000,000.
+    pub flows: u32,
+    /// The size of each service's hash table, a prime from 251 to 131,071.
+    /// Default: 65,537.
+    pub table_size: u32,
+    /// The key of all hashing. Balancers that share their clients need the
+    /// same key (and table size) to choose alike; a secret one keeps others
+    /// from aiming at a destination. Default: all zero.
+    pub hash_key: [u8; 16],
+    /// The most ICMP errors that each CPU originates per second. Default: 1,000.
+    pub icmp_rate: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            instance: "default".to_owned(),
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            mode: Mode::Auto,
+            config: Config::default(),
+            services: 4_096,
+            destinations: 65_535,
+            flows: 1_000_000,
+            table_size: 65_537,
+            hash_key: [0; 16],
+            icmp_rate: 1_000,
+        }
+    }
+}
+
+impl Options {
+    /// The default options.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the name of the instance.
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.instance = name.into();
+        self
+    }
+
+    /// Sets where the BPF file system is mounted.
+    pub fn bpffs(mut self, path: impl Into<PathBuf>) -> Self {
+        self.bpffs = path.into();
+        self
+    }
+
+    /// Sets how programs are attached.
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Adds a prefix to a VLAN.
+    pub fn vlan(mut self, id: u16, prefix: Prefix) -> Self {
+        self.config = self.config.vlan(id, prefix);
+        self
+    }
+
+    /// Sets the most services.
+    pub const fn services(mut self, limit: u32) -> Self {
+        self.services = limit;
+        self
+    }
+
+    /// Sets the most destinations of all services together.
+    pub const fn destinations(mut self, limit: u32) -> Self {
+        self.destinations = limit;
+        self
+    }
+
+    /// Sets the most flows of each IP family that are remembered.
+    pub const fn flows(mut self, limit: u32) -> Self {
+        self.flows = limit;
+        self
+    }
+
+    /// Sets the size of each service's hash table.
+    pub const fn table_size(mut self, size: u32) -> Self {
+        self.table_size = size;
+        self
+    }
+
+    /// Sets the key of all hashing.
+    pub const fn hash_key(mut self, key: [u8; 16]) -> Self {
+        self.hash_key = key;
+        self
+    }
+
+    /// Sets the most ICMP errors that each CPU originates per second.
+    pub const fn icmp_rate(mut self, per_second: u32) -> Self {
+        self.icmp_rate = per_second;
+        self
+    }
+
+    /// Checks every option; the error names the one that is wrong.
+    pub fn validate(&self) -> Result<()> {
+        let named = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if self.instance.is_empty() || self.instance.len() > 64 || !self.instance.chars().all(named)
+        {
+            return Err(Error::InvalidInstance { instance: self.instance.clone() });
+        }
+        for (option, value, least, most) in [
+            ("services", self.services, 1, 65_535),
+            ("destinations", self.destinations, 1, 1_048_575),
+            ("flows", self.flows, 1_024, 67_108_864),
+            ("table_size", self.table_size, 251, 131_071),
+            ("icmp_rate", self.icmp_rate, 1, 1_000_000),
+        ] {
+            if !(least..=most).contains(&value) {
+                return Err(Error::OptionRange { option, value, least, most });
+            }
+        }
+        if !is_prime(self.table_size) {
+            return Err(Error::TableSize { size: self.table_size });
+        }
+        self.config.validate()
+    }
+}
+
+fn is_prime(n: u32) -> bool {
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_checked() {
+        Options::new().validate().unwrap();
+        for (options, part) in [
+            (Options::new().instance(""), "instance"),
+            (Options::new().instance("a/b"), "a/b"),
+            (Options::new().services(0), "services"),
+            (Options::new().destinations(2_000_000), "destinations"),
+            (Options::new().flows(1), "flows"),
+            (Options::new().table_size(65_536), "prime"),
+            (Options::new().icmp_rate(0), "icmp_rate"),
+            (Options::new().vlan(0, "10.0.0.0/8".parse().unwrap()), "VLAN 0"),
+            (
+                Options::new()
+                    .vlan(1, "10.0.0.0/8".parse().unwrap())
+                    .vlan(2, "10.1.0.0/16".parse().unwrap()),
+                "10.1.0.0/16",
+            ),
+        ] {
+            let error = options.validate().unwrap_err().to_string();
+            assert!(error.contains(part), "{error} lacks {part}");
+        }
+    }
+}

@@ -1,0 +1,661 @@
+//! Wanted state (what the API was told) and observed state (the network) in,
+//! the data plane's records out. Only what differs is written.
+//!
+//! A change is prepared first: numbers are taken and the lookup table is
+//! written, where no packet sees them. What can fail has failed by then. Only
+//! after that are the records written that packets follow.
+
+mod gate;
+mod ids;
+mod retire;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::Config;
+use crate::Destination;
+use crate::DestinationStatus;
+use crate::Error;
+use crate::Event;
+use crate::Mac;
+use crate::Options;
+use crate::Result;
+use crate::Service;
+use crate::ServiceKey;
+use crate::bpf::DestinationInfo;
+use crate::bpf::DestinationRecord;
+use crate::bpf::InterfaceRecord;
+use crate::bpf::Maps;
+use crate::bpf::PrefixRecord;
+use crate::bpf::ServiceKeyRecord;
+use crate::bpf::ServiceRecord;
+use crate::bpf::StatusCode;
+use crate::bpf::address_octets;
+use crate::clock::ticks;
+use crate::discovery;
+use crate::discovery::NextHop;
+use crate::discovery::PrefixInterface;
+use crate::event::Events;
+use crate::hash::HashKey;
+use crate::maglev::Member;
+use crate::net::Snapshot;
+use ids::Ids;
+use tables::Entry;
+use tables::Tables;
+
+/// An interface that the program is attached to.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) up: bool,
+}
+
+/// A service as it is in the data plane.
+#[derive(Debug)]
+struct Balanced {
+    service: Service,
+    id: u32,
+    table: u32,
+    /// What the table was made of.
+    entries: Vec<Entry>,
+    targets: BTreeMap<IpAddr, Target>,
+}
+
+/// A destination as it is in the data plane.
+#[derive(Clone, Debug)]
+struct Target {
+    destination: Destination,
+    slot: u32,
+    status: DestinationStatus,
+    /// The next hop, also while its neighbour does not answer: flows keep it.
+    hop: Option<NextHop>,
+}
+
+/// A virtual address as it is in the data plane.
+#[derive(Debug)]
+struct Virtual {
+    id: u32,
+    services: usize,
+}
+
+/// The state of the data plane and what it follows from.
+#[derive(Debug)]
+pub(crate) struct Control {
+    maps: Arc<Maps>,
+    events: Arc<Events>,
+    config: Config,
+    ports: Vec<Port>,
+    prefixes: Vec<PrefixInterface>,
+    /// The network as last heard of; [`Self::observe`] follows a change.
+    pub(crate) observed: Snapshot,
+    services: BTreeMap<ServiceKey, Balanced>,
+    vips: BTreeMap<IpAddr, Virtual>,
+    limits: Limits,
+    service_ids: Ids,
+    vip_ids: Ids,
+    slots: Ids,
+    /// By slot; a flow that names another generation is a miss.
+    generations: Vec<u32>,
+    tables: Tables,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    services: u32,
+    destinations: u32,
+    table_size: u32,
+}
+
+impl Control {
+    /// The state of a data plane that was just loaded.
+    pub(crate) fn new(
+        options: &Options,
+        maps: Arc<Maps>,
+        events: Arc<Events>,
+        ports: Vec<Port>,
+        prefixes: Vec<PrefixInterface>,
+        observed: Snapshot,
+    ) -> Self {
+        let control = Self {
+            tables: Tables::new(
+                Arc::clone(&maps),
+                options.table_size,
+                HashKey::from(options.hash_key),
+            ),
+            maps,
+            events,
+            config: options.config.clone(),
+            ports,
+            prefixes,
+            observed,
+            services: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            limits: Limits {
+                services: options.services,
+                destinations: options.destinations,
+                table_size: options.table_size,
+            },
+            service_ids: Ids::new(options.services),
+            vip_ids: Ids::new(options.services),
+            slots: Ids::new(options.destinations),
+            generations: vec![1; options.destinations as usize + 1],
+        };
+        control.write_gate();
+        control.write_prefixes();
+        control
+    }
+
+    /// How many chunks of lookup tables the data plane needs room for.
+    pub(crate) fn chunks(options: &Options) -> u32 {
+        (options.services + tables::SPARE) * Tables::chunks(options.table_size)
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The service and its destinations as configured.
+    pub(crate) fn service(&self, key: ServiceKey) -> Result<(Service, Vec<Destination>)> {
+        let balanced = self.services.get(&key).ok_or(Error::ServiceNotFound { service: key })?;
+        let destinations = balanced.targets.values().map(|t| t.destination.clone()).collect();
+        Ok((balanced.service.clone(), destinations))
+    }
+
+    /// Whether there is such a service.
+    pub(crate) fn has_service(&self, key: ServiceKey) -> bool {
+        self.services.contains_key(&key)
+    }
+
+    /// Makes the service exactly so, whole or not at all.
+    pub(crate) fn set_service(
+        &mut self,
+        service: &Service,
+        destinations: Vec<Destination>,
+    ) -> Result<()> {
+        service.validate()?;
+        let mut wanted = BTreeMap::new();
+        for destination in destinations {
+            destination.validate()?;
+            let address = destination.address;
+            if wanted.insert(address, destination).is_some() {
+                return Err(Error::DestinationExists { service: service.key(), address });
+            }
+        }
+        self.check_limits(service.key(), &wanted)?;
+        let prepared = self.prepare(service, wanted)?;
+        self.commit(prepared)
+    }
+
+    fn check_limits(&self, key: ServiceKey, wanted: &BTreeMap<IpAddr, Destination>) -> Result<()> {
+        let present = self.services.get(&key);
+        if present.is_none() && self.service_ids.left() == 0 {
+            return Err(Error::LimitExceeded {
+                limit: "services",
+                maximum: self.limits.services as usize,
+                remedy: "`Options::services` raises it",
+            });
+        }
+        if wanted.len() > self.limits.table_size as usize {
+            return Err(Error::LimitExceeded {
+                limit: "destinations of one service",
+                maximum: self.limits.table_size as usize,
+                remedy: "`Options::table_size` raises it",
+            });
+        }
+        let known = |a: &&IpAddr| present.is_some_and(|b| b.targets.contains_key(*a));
+        let new = wanted.keys().filter(|a| !known(a)).count();
+        let gone =
+            present.map_or(0, |b| b.targets.keys().filter(|a| !wanted.contains_key(*a)).count());
+        if new > self.slots.left() + gone {
+            return Err(Error::LimitExceeded {
+                limit: "destinations",
+                maximum: self.limits.destinations as usize,
+                remedy: "`Options::destinations` raises it",
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes numbers and writes the table of a service to be. When that
+    /// fails, nothing has changed.
+    fn prepare(
+        &mut self,
+        service: &Service,
+        wanted: BTreeMap<IpAddr, Destination>,
+    ) -> Result<Prepared> {
+        let key = service.key();
+        let full = Error::LimitExceeded {
+            limit: "destinations",
+            maximum: self.limits.destinations as usize,
+            remedy: "`Options::destinations` raises it, or remove some before others are added",
+        };
+        let present = self.services.get(&key);
+        let mut taken = Vec::new();
+        let mut targets = BTreeMap::new();
+        for (address, destination) in wanted {
+            let old = present.and_then(|b| b.targets.get(&address));
+            let slot = match old {
+                Some(target) => target.slot,
+                None => match self.slots.take() {
+                    Some(slot) => {
+                        taken.push(slot);
+                        slot
+                    }
+                    None => {
+                        self.give_back(&taken);
+                        return Err(full);
+                    }
+                },
+            };
+            let (status, hop) = self.resolve(address, old.and_then(|t| t.hop));
+            targets.insert(address, Target { destination, slot, status, hop });
+        }
+        let entries = entries(&targets);
+        let (table, id, vip) = match present {
+            Some(b) if b.entries == entries => (Ok(b.table), b.id, 0),
+            Some(b) => (self.tables.build(&entries), b.id, 0),
+            None => {
+                let table = self.tables.build(&entries);
+                // SANITY: there are as many as services, and one is left.
+                let id = self.service_ids.take().expect("the limit was checked");
+                let vip = match self.vips.get(&service.address) {
+                    Some(vip) => vip.id,
+                    None => self.vip_ids.take().expect("there are no more VIPs than services"),
+                };
+                (table, id, vip)
+            }
+        };
+        let prepared = Prepared { service: service.clone(), id, vip, table: 0, entries, targets };
+        match table {
+            Ok(table) => Ok(Prepared { table, ..prepared }),
+            Err(error) => {
+                self.give_back(&taken);
+                self.abandon_ids(&prepared);
+                Err(error)
+            }
+        }
+    }
+
+    fn give_back(&mut self, slots: &[u32]) {
+        for slot in slots {
+            self.slots.free(*slot);
+        }
+    }
+
+    /// Gives back the ids of a service that comes to nothing.
+    fn abandon_ids(&mut self, prepared: &Prepared) {
+        if !self.services.contains_key(&prepared.service.key()) {
+            self.service_ids.free(prepared.id);
+            if !self.vips.contains_key(&prepared.service.address) {
+                self.vip_ids.free(prepared.vip);
+            }
+        }
+    }
+
+    /// Writes the records that packets follow.
+    fn commit(&mut self, prepared: Prepared) -> Result<()> {
+        let key = prepared.service.key();
+        let Prepared { service, id, vip, table, entries, targets } = prepared;
+        let balanced = Balanced { service, id, table, entries, targets };
+        let vip = match self.services.get(&key) {
+            Some(_) => self.vips[&key.address].id,
+            None => vip,
+        };
+        for target in balanced.targets.values() {
+            self.write_target(&balanced, target);
+        }
+        self.write_service(&balanced, vip);
+
+        match self.services.insert(key, balanced) {
+            None => self.publish(key, vip),
+            Some(old) => {
+                let new = &self.services[&key];
+                if new.table != old.table {
+                    self.tables.retire(old.table);
+                }
+                let gone: Vec<Target> = old
+                    .targets
+                    .into_values()
+                    .filter(|t| !new.targets.contains_key(&t.destination.address))
+                    .collect();
+                for target in gone {
+                    self.retire_target(id, &target);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes packets find a service whose records are written. When that
+    /// fails, the service is gone again.
+    fn publish(&mut self, key: ServiceKey, vip: u32) -> Result<()> {
+        let new_vip = !self.vips.contains_key(&key.address);
+        self.vips.entry(key.address).or_insert(Virtual { id: vip, services: 0 }).services += 1;
+        let id = self.services[&key].id;
+        let result = if new_vip {
+            self.maps.vip_ids.insert(&address_octets(key.address), &vip)
+        } else {
+            Ok(())
+        };
+        if new_vip {
+            self.write_gate();
+        }
+        let result = result.and_then(|()| self.maps.service_ids.insert(&key_record(key), &id));
+        if result.is_err() {
+            self.forget_service(key)?;
+        }
+        result
+    }
+
+    /// Removes a service with all its destinations.
+    pub(crate) fn remove_service(&mut self, key: ServiceKey) -> Result<()> {
+        if !self.services.contains_key(&key) {
+            return Err(Error::ServiceNotFound { service: key });
+        }
+        self.maps.service_ids.remove(&key_record(key))?;
+        self.forget_service(key)
+    }
+
+    /// Removes the records of a service that packets do not find any more.
+    fn forget_service(&mut self, key: ServiceKey) -> Result<()> {
+        let Some(balanced) = self.services.remove(&key) else {
+            return Ok(());
+        };
+        self.maps.services.write(balanced.id, &ServiceRecord::default());
+        self.tables.retire(balanced.table);
+        for target in balanced.targets.values() {
+            self.retire_target(balanced.id, target);
+        }
+        let Some(vip) = self.vips.get_mut(&key.address) else {
+            return Ok(());
+        };
+        vip.services -= 1;
+        let (vip, last) = (vip.id, vip.services == 0);
+        self.retire_service(balanced.id, vip);
+        self.service_ids.free(balanced.id);
+        if last {
+            self.vips.remove(&key.address);
+            self.write_gate();
+            self.retire_vip(vip);
+            self.vip_ids.free(vip);
+            self.maps.vip_ids.remove(&address_octets(key.address))?;
+        }
+        Ok(())
+    }
+
+    /// Sets the VLANs; destinations follow.
+    pub(crate) fn set_config(&mut self, config: Config) -> Result<()> {
+        config.validate()?;
+        let ports: Vec<u32> = self.ports.iter().map(|p| p.index).collect();
+        self.prefixes = discovery::resolve_prefixes(&config, &ports, &self.observed)?;
+        self.config = config;
+        self.write_prefixes();
+        self.refresh();
+        Ok(())
+    }
+
+    /// Follows a change of the observed network.
+    pub(crate) fn observe(&mut self) {
+        for i in 0..self.ports.len() {
+            let port = &self.ports[i];
+            let up = self.observed.links.get(&port.index).is_some_and(|link| link.running);
+            if up != port.up {
+                let interface = port.name.clone();
+                self.events.push(match up {
+                    true => Event::InterfaceUp { interface },
+                    false => Event::InterfaceDown { interface },
+                });
+                self.ports[i].up = up;
+            }
+        }
+        let ports: Vec<u32> = self.ports.iter().map(|p| p.index).collect();
+        let prefixes: Vec<PrefixInterface> = self
+            .config
+            .prefixes()
+            .filter_map(|(vlan, prefix)| {
+                let one = Config::default().vlan(vlan, prefix);
+                discovery::resolve_prefixes(&one, &ports, &self.observed).ok()
+            })
+            .flatten()
+            .collect();
+        if prefixes != self.prefixes {
+            self.prefixes = prefixes;
+            self.write_prefixes();
+        }
+        self.write_gate();
+        self.refresh();
+    }
+
+    /// Brings every service up to date with the network.
+    fn refresh(&mut self) {
+        let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
+        for key in keys {
+            if let Err(error) = self.refresh_service(key) {
+                self.events.push(Event::Failed(format!("service {key}: {error}")));
+            }
+        }
+    }
+
+    fn refresh_service(&mut self, key: ServiceKey) -> Result<()> {
+        let Some(mut balanced) = self.services.remove(&key) else {
+            return Ok(());
+        };
+        let result = self.refresh_balanced(&mut balanced);
+        self.services.insert(key, balanced);
+        result
+    }
+
+    fn refresh_balanced(&mut self, balanced: &mut Balanced) -> Result<()> {
+        let mut changed = Vec::new();
+        for target in balanced.targets.values_mut() {
+            let (status, hop) = self.resolve(target.destination.address, target.hop);
+            if status == target.status && hop == target.hop {
+                continue;
+            }
+            if status != target.status {
+                let (service, address) = (balanced.service.key(), target.destination.address);
+                self.events.push(match status {
+                    DestinationStatus::Reachable => Event::Resolved { service, address },
+                    _ => Event::Unreachable { service, address, status },
+                });
+            }
+            target.status = status;
+            target.hop = hop;
+            changed.push(target.destination.address);
+        }
+        for address in changed {
+            self.write_target(balanced, &balanced.targets[&address]);
+        }
+        let entries = entries(&balanced.targets);
+        if entries != balanced.entries {
+            let table = self.tables.build(&entries)?;
+            let old = std::mem::replace(&mut balanced.table, table);
+            balanced.entries = entries;
+            self.write_service(balanced, self.vips[&balanced.service.address].id);
+            self.tables.retire(old);
+        }
+        Ok(())
+    }
+
+    /// The way to a destination. While the neighbour does not answer, the
+    /// last way is kept for the flows there are: they are lost for certain
+    /// when they are sent elsewhere.
+    fn resolve(
+        &self,
+        address: IpAddr,
+        last: Option<NextHop>,
+    ) -> (DestinationStatus, Option<NextHop>) {
+        match discovery::next_hop(address, &self.prefixes, &self.observed) {
+            Ok(hop) => (DestinationStatus::Reachable, Some(hop)),
+            Err(unreachable) => {
+                let kept = match unreachable.status {
+                    DestinationStatus::Resolving | DestinationStatus::NoNeighbour => {
+                        last.filter(|hop| Some(hop.interface) == unreachable.interface)
+                    }
+                    _ => None,
+                };
+                (unreachable.status, kept)
+            }
+        }
+    }
+
+    /// The neighbours that must be kept resolved, with whether they are.
+    pub(crate) fn neighbours(&self) -> BTreeMap<(u32, IpAddr), bool> {
+        let targets = self.services.values().flat_map(|b| b.targets.values());
+        targets
+            .filter_map(|target| {
+                let address = target.destination.address;
+                let prefix = self.prefixes.iter().find(|p| p.prefix.contains(address))?;
+                let own = self.observed.addresses.iter().any(|a| a.address == address);
+                let resolved = target.status == DestinationStatus::Reachable;
+                (!own).then_some(((prefix.interface, address), resolved))
+            })
+            .collect()
+    }
+
+    /// Removes what no packet can be using any more; whether more is left.
+    pub(crate) fn clean(&mut self) -> bool {
+        if let Err(error) = self.tables.clean() {
+            self.events.push(Event::Failed(error.to_string()));
+        }
+        !self.tables.is_clean()
+    }
+
+    /// The MAC addresses that frames for this host have.
+    fn macs(&self) -> BTreeSet<Mac> {
+        let links = self.ports.iter().filter_map(|p| self.observed.links.get(&p.index));
+        links.map(|link| link.mac).filter(|mac| *mac != Mac::default()).collect()
+    }
+
+    fn write_service(&self, balanced: &Balanced, vip: u32) {
+        let service = &balanced.service;
+        self.maps.services.write(
+            balanced.id,
+            &ServiceRecord {
+                table: balanced.table,
+                vip,
+                sticky: u32::from(service.sticky),
+                used: 1,
+                address: address_octets(service.address),
+                port: service.port.to_be(),
+                protocol: service.protocol.number(),
+                idle_ns: service.idle.as_nanos() as u64,
+                closing_ns: service.closing.as_nanos() as u64,
+                ..Default::default()
+            },
+        );
+    }
+
+    fn write_target(&self, balanced: &Balanced, target: &Target) {
+        let generation = self.generations[target.slot as usize];
+        let mut record = DestinationRecord {
+            generation,
+            service: balanced.id,
+            idle: ticks(balanced.service.idle),
+            closing: ticks(balanced.service.closing),
+            ..Default::default()
+        };
+        if let Some(hop) = target.hop {
+            record.ifindex = hop.interface;
+            record.mtu = hop.mtu;
+            record.mac = hop.destination.0;
+            record.source_mac = hop.source.0;
+        }
+        self.maps.destinations.write(target.slot, &record);
+        self.maps.destination_infos.write(
+            target.slot,
+            &DestinationInfo {
+                address: address_octets(target.destination.address),
+                service: balanced.id,
+                generation,
+                weight: target.destination.weight,
+                disabled: u32::from(target.destination.disabled),
+                status: target.status.code(),
+                ..Default::default()
+            },
+        );
+    }
+
+    /// Writes the prefixes and the interfaces for readers.
+    fn write_prefixes(&self) {
+        let mut written = 0;
+        for (vlan, prefix) in self.config.prefixes() {
+            let found = self.prefixes.iter().find(|p| p.prefix == prefix);
+            let (address, length) = (prefix.address(), u32::from(prefix.length()));
+            self.maps.prefixes.write(
+                written,
+                &PrefixRecord {
+                    address: address_octets(address),
+                    length: if address.is_ipv4() { length + 96 } else { length },
+                    vlan: u32::from(vlan),
+                    ifindex: found.map_or(0, |p| p.interface),
+                    ..Default::default()
+                },
+            );
+            written += 1;
+        }
+        let mut instance = self.maps.instance.read(0);
+        instance.prefixes = written;
+        self.maps.instance.write(0, &instance);
+    }
+
+    /// Tells readers what the program is attached to, and in which mode.
+    pub(crate) fn describe_ports(maps: &Maps, ports: &[(Port, bool)]) {
+        let mut instance = maps.instance.read(0);
+        for (record, (port, generic)) in instance.interfaces.iter_mut().zip(ports) {
+            let mut name = [0; 16];
+            for (to, from) in name.iter_mut().zip(port.name.bytes()).take(15) {
+                *to = from as i8;
+            }
+            *record = InterfaceRecord { ifindex: port.index, generic: u32::from(*generic), name };
+        }
+        maps.instance.write(0, &instance);
+    }
+}
+
+/// What is ready to be committed.
+struct Prepared {
+    service: Service,
+    id: u32,
+    vip: u32,
+    table: u32,
+    entries: Vec<Entry>,
+    targets: BTreeMap<IpAddr, Target>,
+}
+
+/// The destinations that get new flows.
+fn entries(targets: &BTreeMap<IpAddr, Target>) -> Vec<Entry> {
+    targets
+        .values()
+        .filter(|t| !t.destination.disabled && t.status == DestinationStatus::Reachable)
+        .map(|t| {
+            let Destination { address, weight, .. } = t.destination;
+            (Member { address, weight }, t.slot)
+        })
+        .collect()
+}
+
+pub(crate) fn key_record(key: ServiceKey) -> ServiceKeyRecord {
+    ServiceKeyRecord {
+        address: address_octets(key.address),
+        port: key.port.to_be(),
+        protocol: key.protocol.number(),
+        pad: 0,
+    }
+}
+
+impl DestinationStatus {
+    const fn code(self) -> StatusCode {
+        match self {
+            Self::Reachable => StatusCode::XVS_REACHABLE,
+            Self::NoPrefix => StatusCode::XVS_NO_PREFIX,
+            Self::InterfaceDown => StatusCode::XVS_INTERFACE_DOWN,
+            Self::Resolving => StatusCode::XVS_RESOLVING,
+            Self::NoNeighbour => StatusCode::XVS_NO_NEIGHBOUR,
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The filter that lets packets for VIPs in, and the host's MAC addresses.
+
+use std::net::IpAddr;
+
+use super::Control;
+use crate::bpf::Gate;
+
+impl Control {
+    /// Writes the filter anew. A VIP's bit may stay a moment too long, which
+    /// costs a lookup; it is never missing.
+    pub(super) fn write_gate(&self) {
+        let mut gate = Gate::default();
+        for vip in self.vips.keys() {
+            let bit = filter_bit(*vip);
+            gate.filter[bit as usize / 64] |= 1 << (bit % 64);
+        }
+        for (word, mac) in gate.macs.iter_mut().zip(self.macs()) {
+            let mut octets = [0; 8];
+            octets[..6].copy_from_slice(&mac.0);
+            *word = u64::from_ne_bytes(octets);
+        }
+        self.maps.gate.write(0, &gate);
+    }
+}
+
+/// The bit of an address, as `gate_has_vip` in `bpf/packet.h` finds it.
+fn filter_bit(address: IpAddr) -> u32 {
+    let hash = match address {
+        IpAddr::V4(v4) => u32::from_ne_bytes(v4.octets()),
+        IpAddr::V6(v6) => {
+            let octets = v6.octets();
+            let (words, _) = octets.as_chunks::<4>();
+            words.iter().fold(0, |hash, word| hash ^ u32::from_ne_bytes(*word))
+        }
+    };
+    hash.wrapping_mul(0x9e37_79b1) >> 16
+}

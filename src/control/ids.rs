@@ -1,0 +1,65 @@
+//! Small numbers that name things in the data plane.
+
+use std::collections::VecDeque;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Longer than a packet is on its way through the program. What a packet may
+/// still refer to is not used for anything else before.
+pub(super) const GRACE: Duration = Duration::from_millis(10);
+
+/// Numbers from 1 to a limit, each given to one thing at a time.
+#[derive(Debug)]
+pub(super) struct Ids {
+    limit: u32,
+    fresh: u32,
+    freed: VecDeque<(Instant, u32)>,
+}
+
+impl Ids {
+    pub(super) const fn new(limit: u32) -> Self {
+        Self { limit, fresh: 1, freed: VecDeque::new() }
+    }
+
+    /// A number that nothing has; `None` when all are taken. Numbers are
+    /// reused late: only when there is no other is one waited for.
+    pub(super) fn take(&mut self) -> Option<u32> {
+        if self.fresh <= self.limit {
+            self.fresh += 1;
+            return Some(self.fresh - 1);
+        }
+        let (freed, id) = self.freed.pop_front()?;
+        thread::sleep(GRACE.saturating_sub(freed.elapsed()));
+        Some(id)
+    }
+
+    /// Gives a number back.
+    pub(super) fn free(&mut self, id: u32) {
+        self.freed.push_back((Instant::now(), id));
+    }
+
+    /// How many can be taken.
+    pub(super) fn left(&self) -> usize {
+        (self.limit - self.fresh + 1) as usize + self.freed.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_taken_once_and_reused_oldest_first() {
+        let mut ids = Ids::new(3);
+        assert_eq!([ids.take(), ids.take()], [Some(1), Some(2)]);
+        ids.free(2);
+        ids.free(1);
+        assert_eq!(ids.left(), 3);
+        assert_eq!(
+            [ids.take(), ids.take(), ids.take(), ids.take()],
+            [Some(3), Some(2), Some(1), None]
+        );
+        assert_eq!(ids.left(), 0);
+    }
+}

@@ -1,0 +1,224 @@
+//! One error for everything that can go wrong; each variant names the thing.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Prefix;
+use crate::ServiceKey;
+
+/// The result of this crate's operations.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, and with what.
+#[derive(Debug)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are what the message names")]
+pub enum Error {
+    /// No interface has this name.
+    InterfaceNotFound { interface: String },
+    /// The interface is administratively down.
+    InterfaceDown { interface: String },
+    /// The list of interfaces is empty, too long or names one twice.
+    InterfaceList { reason: String },
+    /// No interface of the client has an address in the prefix.
+    PrefixNotFound { vlan: u16, prefix: Prefix, interfaces: Vec<String> },
+    /// The text is no prefix.
+    InvalidPrefix { prefix: String, reason: String },
+    /// Two prefixes share addresses.
+    PrefixOverlap { prefix: Prefix, other: Prefix },
+    /// The VLAN id is not from 1 to 4,094.
+    InvalidVlan { vlan: u16 },
+    /// The address cannot be a virtual address.
+    InvalidVip { address: IpAddr, reason: &'static str },
+    /// The service's port is 0.
+    InvalidPort { service: ServiceKey },
+    /// The text is no protocol that services are balanced for.
+    InvalidProtocol { protocol: String },
+    /// A time of the service is out of range.
+    InvalidTimeout { service: ServiceKey, name: &'static str, value: Duration },
+    /// The address cannot be a real server's.
+    InvalidDestination { address: IpAddr, reason: &'static str },
+    /// The weight is 0 or over the limit.
+    InvalidWeight { address: IpAddr, weight: u32 },
+    /// The instance's name has characters that a file name should not have.
+    InvalidInstance { instance: String },
+    /// An option is out of range.
+    OptionRange { option: &'static str, value: u32, least: u32, most: u32 },
+    /// The table size is no prime number.
+    TableSize { size: u32 },
+    /// The service exists already.
+    ServiceExists { service: ServiceKey },
+    /// There is no such service.
+    ServiceNotFound { service: ServiceKey },
+    /// The service has this destination already.
+    DestinationExists { service: ServiceKey, address: IpAddr },
+    /// The service has no such destination.
+    DestinationNotFound { service: ServiceKey, address: IpAddr },
+    /// There is no service on this address.
+    VipNotFound { address: IpAddr },
+    /// A limit is reached; `remedy` tells how to raise it.
+    LimitExceeded { limit: &'static str, maximum: usize, remedy: &'static str },
+    /// The interface has an XDP program that is not ours.
+    ForeignProgram { interface: String, program: String },
+    /// The driver has no native XDP, and only native was asked for.
+    NativeUnsupported { interface: String, source: io::Error },
+    /// The program could not be attached.
+    Attach { interface: String, source: io::Error },
+    /// The kernel refused the programs or maps.
+    Load { source: Box<dyn std::error::Error + Send + Sync> },
+    /// The running kernel lacks what the data plane needs.
+    Kernel { release: String, needs: &'static str },
+    /// The process lacks capabilities.
+    MissingCapability { missing: Vec<&'static str> },
+    /// The BPF file system is not there or not usable.
+    Bpffs { path: PathBuf, source: io::Error },
+    /// The pinned instance has another layout version.
+    Layout { path: PathBuf, found: u32, expected: u32 },
+    /// A packet cannot have addresses of two families.
+    MixedFamilies { source: IpAddr, destination: IpAddr },
+    /// Another process runs this instance.
+    InstanceBusy { instance: String, process: Option<u32> },
+    /// No such instance is pinned.
+    InstanceNotFound { instance: String, path: PathBuf },
+    /// A map operation failed.
+    Map { map: &'static str, operation: &'static str, source: io::Error },
+    /// A netlink request failed.
+    Netlink { request: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    /// A system call failed.
+    System { call: &'static str, source: io::Error },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InterfaceNotFound { interface } => {
+                write!(f, "no interface `{interface}`; `ip link` lists those there are")
+            }
+            Self::InterfaceDown { interface } => {
+                write!(f, "interface `{interface}` is down; `ip link set {interface} up` starts it")
+            }
+            Self::InterfaceList { reason } => write!(f, "the list of interfaces: {reason}"),
+            Self::PrefixNotFound { vlan, prefix, interfaces } => write!(
+                f,
+                "VLAN {vlan}: none of {} has an address in {prefix}; `ip address add` gives it one",
+                interfaces.join(", ")
+            ),
+            Self::InvalidPrefix { prefix, reason } => {
+                write!(f, "`{prefix}` is no prefix such as 10.1.2.0/24: {reason}")
+            }
+            Self::PrefixOverlap { prefix, other } => {
+                write!(f, "prefix {prefix} overlaps {other}; each address must be in one VLAN only")
+            }
+            Self::InvalidVlan { vlan } => write!(f, "VLAN {vlan}: ids go from 1 to 4094"),
+            Self::InvalidVip { address, reason } => {
+                write!(f, "{address} cannot be a virtual address: {reason}")
+            }
+            Self::InvalidPort { service } => {
+                write!(f, "service {service}: the port must be from 1 to 65535")
+            }
+            Self::InvalidProtocol { protocol } => {
+                write!(f, "`{protocol}` is no protocol of services; there are tcp and udp")
+            }
+            Self::InvalidTimeout { service, name, value } => {
+                write!(f, "service {service}: {name} of {value:?} is not from 1 second to 30 days")
+            }
+            Self::InvalidDestination { address, reason } => {
+                write!(f, "{address} cannot be a destination: {reason}")
+            }
+            Self::InvalidWeight { address, weight } => write!(
+                f,
+                "destination {address}: weight {weight} is not from 1 to {}; \
+                 disable a destination to give it no new flows",
+                crate::MAX_WEIGHT
+            ),
+            Self::InvalidInstance { instance } => {
+                write!(f, "instance `{instance}`: a name has 1 to 64 letters, digits, `-` and `_`")
+            }
+            Self::OptionRange { option, value, least, most } => {
+                write!(f, "option {option}: {value} is not from {least} to {most}")
+            }
+            Self::TableSize { size } => write!(
+                f,
+                "option table_size: {size} is no prime number (65537, for example, is one)"
+            ),
+            Self::ServiceExists { service } => write!(f, "service {service} exists already"),
+            Self::ServiceNotFound { service } => write!(f, "there is no service {service}"),
+            Self::DestinationExists { service, address } => {
+                write!(f, "service {service} has a destination {address} already")
+            }
+            Self::DestinationNotFound { service, address } => {
+                write!(f, "service {service} has no destination {address}")
+            }
+            Self::VipNotFound { address } => write!(f, "there is no service on {address}"),
+            Self::LimitExceeded { limit, maximum, remedy } => {
+                write!(f, "the limit of {maximum} {limit} is reached; {remedy}")
+            }
+            Self::ForeignProgram { interface, program } => write!(
+                f,
+                "interface `{interface}` has another XDP program, {program}; \
+                 it is left alone: stop what attached it first"
+            ),
+            Self::NativeUnsupported { interface, source } => write!(
+                f,
+                "interface `{interface}` takes no native XDP program ({source}); \
+                 mode `auto` or `generic` works with every driver"
+            ),
+            Self::Attach { interface, source } => {
+                write!(f, "cannot attach to interface `{interface}`: {source}")
+            }
+            Self::Load { source } => write!(f, "cannot load the data plane: {source}"),
+            Self::Kernel { release, needs } => write!(f, "kernel {release}: xvs needs {needs}"),
+            Self::MissingCapability { missing } => write!(
+                f,
+                "the process lacks {}; run as root or give it these capabilities",
+                missing.join(", ")
+            ),
+            Self::Bpffs { path, source } => write!(
+                f,
+                "no usable BPF file system at {}: {source}; \
+                 `mount -t bpf bpf {0}` makes one",
+                path.display()
+            ),
+            Self::Layout { path, found, expected } => write!(
+                f,
+                "{} was made by another version (layout {found}, this one is {expected}); \
+                 stop its process, then `xvsctl detach` removes it",
+                path.display()
+            ),
+            Self::InstanceBusy { instance, process: Some(process) } => {
+                write!(f, "instance `{instance}` is run by process {process}; choose another name")
+            }
+            Self::InstanceBusy { instance, process: None } => {
+                write!(f, "instance `{instance}` is run by another process; choose another name")
+            }
+            Self::InstanceNotFound { instance, path } => {
+                write!(f, "no instance `{instance}` is running ({} is not there)", path.display())
+            }
+            Self::MixedFamilies { source, destination } => {
+                write!(f, "{source} and {destination} are not of the same family")
+            }
+            Self::Map { map, operation, source } => {
+                write!(f, "map {map}: {operation} failed: {source}")
+            }
+            Self::Netlink { request, source } => write!(f, "netlink {request}: {source}"),
+            Self::System { call, source } => write!(f, "{call}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::NativeUnsupported { source, .. }
+            | Self::Attach { source, .. }
+            | Self::Bpffs { source, .. }
+            | Self::Map { source, .. }
+            | Self::System { source, .. } => Some(source),
+            Self::Load { source } | Self::Netlink { source, .. } => Some(source.as_ref()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Where a packet would go, and why: the data plane's rules over its records,
+//! without sending anything.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::DestinationExtended;
+use crate::Error;
+use crate::Flow;
+use crate::Instance;
+use crate::Protocol;
+use crate::Result;
+use crate::Service;
+use crate::ServiceKey;
+use crate::bpf::Chunk;
+use crate::bpf::ChunkKey;
+use crate::bpf::FlowKey;
+use crate::bpf::FlowRecord;
+use crate::bpf::ServiceRecord;
+use crate::bpf::Settings;
+use crate::bpf::Tick;
+use crate::bpf::address_octets;
+use crate::clock::now_tick;
+use crate::control::key_record;
+use crate::flows;
+use crate::hash::HashKey;
+
+/// The packet that is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The client's address.
+    pub source: IpAddr,
+    /// The client's port; `None` asks about all of them.
+    pub source_port: Option<u16>,
+    /// The virtual address.
+    pub destination: IpAddr,
+    /// The service's port.
+    pub destination_port: u16,
+    /// Whether it opens a TCP connection.
+    pub syn: bool,
+}
+
+/// What would happen to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The host's own stack gets it.
+    Pass,
+    /// It is dropped.
+    Drop,
+    /// It is sent to a destination.
+    Forward,
+}
+
+/// What would happen to a packet, and what that follows from.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// What would happen.
+    pub verdict: Verdict,
+    /// Why: the name of one of the [`Reasons`](crate::Reasons).
+    pub reason: &'static str,
+    /// The service it is for.
+    pub service: Option<Service>,
+    /// The flow that it belongs to.
+    pub flow: Option<Flow>,
+    /// The destination it would go to.
+    pub destination: Option<DestinationExtended>,
+    /// The entry of the service's table that the hash chose.
+    pub table_index: Option<u32>,
+    /// When no source port was given and the answer depends on it: the share
+    /// of each destination in the table, by address.
+    pub shares: Vec<(IpAddr, f64)>,
+}
+
+impl Explanation {
+    const fn new(verdict: Verdict, reason: &'static str) -> Self {
+        Self {
+            verdict,
+            reason,
+            service: None,
+            flow: None,
+            destination: None,
+            table_index: None,
+            shares: Vec::new(),
+        }
+    }
+}
+
+impl Instance {
+    /// Tells where a packet would go; nothing is sent or changed.
+    ///
+    /// # Errors
+    ///
+    /// When the packet's addresses are of different families, or the maps
+    /// cannot be read.
+    pub fn explain(&self, packet: &Packet) -> Result<Explanation> {
+        if packet.source.is_ipv4() != packet.destination.is_ipv4() {
+            return Err(Error::MixedFamilies {
+                source: packet.source,
+                destination: packet.destination,
+            });
+        }
+        if self.maps.vip_ids.get(&address_octets(packet.destination))?.is_none() {
+            return Ok(Explanation::new(Verdict::Pass, "not_vip"));
+        }
+        let key = ServiceKey {
+            address: packet.destination,
+            port: packet.destination_port,
+            protocol: packet.protocol,
+        };
+        let record = match self.maps.service_ids.get(&key_record(key))? {
+            Some(id) => self.maps.services.read(id),
+            None => return Ok(Explanation::new(Verdict::Drop, "no_service")),
+        };
+        let tuple = FlowKey {
+            source: packet.source,
+            destination: packet.destination,
+            source_port: packet.source_port.unwrap_or_default(),
+            destination_port: packet.destination_port,
+            protocol: packet.protocol.number(),
+        };
+        let syn = packet.syn && packet.protocol == Protocol::Tcp;
+        let mut explanation = match packet.source_port {
+            Some(_) => self.explain_tuple(&tuple, &record, syn)?,
+            None if record.sticky != 0 => self.explain_hash(&tuple, &record, syn)?,
+            None => self.explain_shares(&record)?,
+        };
+        explanation.service = record.service();
+        Ok(explanation)
+    }
+
+    fn explain_tuple(
+        &self,
+        tuple: &FlowKey,
+        record: &ServiceRecord,
+        syn: bool,
+    ) -> Result<Explanation> {
+        let now = now_tick();
+        let flow = self.maps.flows.get(tuple)?;
+        let Some((flow, destination)) =
+            flow.and_then(|flow| Some((flow, flows::live(&self.maps, &flow, now)?)))
+        else {
+            return self.explain_hash(tuple, record, syn);
+        };
+        if syn && !takes_syn(&flow, now) {
+            return self.explain_hash(tuple, record, syn);
+        }
+        let mut explanation = if destination.ifindex == 0 {
+            Explanation::new(Verdict::Drop, "no_destination")
+        } else {
+            Explanation::new(Verdict::Forward, "forwarded_flow")
+        };
+        explanation.flow = self.flow(tuple, &flow, now);
+        explanation.destination = Some(self.destination_of_slot(flow.slot));
+        Ok(explanation)
+    }
+
+    fn explain_hash(
+        &self,
+        tuple: &FlowKey,
+        record: &ServiceRecord,
+        syn: bool,
+    ) -> Result<Explanation> {
+        let settings = self.settings();
+        let key = HashKey { k0: settings.k0, k1: settings.k1 };
+        let index = match record.sticky {
+            0 => tuple.index(key, settings.table_size),
+            _ => tuple.sticky_index(key, settings.table_size),
+        };
+        let slot = self.table_slot(record.table, index)?;
+        let Some(slot) = slot.filter(|slot| self.maps.destinations.read(*slot).ifindex != 0) else {
+            return Ok(Explanation::new(Verdict::Drop, "no_destination"));
+        };
+        let reason = if syn { "forwarded_syn" } else { "forwarded_new" };
+        let mut explanation = Explanation::new(Verdict::Forward, reason);
+        explanation.table_index = Some(index);
+        explanation.destination = Some(self.destination_of_slot(slot));
+        Ok(explanation)
+    }
+
+    fn explain_shares(&self, record: &ServiceRecord) -> Result<Explanation> {
+        let size = self.settings().table_size;
+        let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
+        let length = Chunk::default().slot.len();
+        for number in 0..size.div_ceil(length as u32) {
+            let key = ChunkKey { table: record.table, chunk: number };
+            let Some(chunk) = self.maps.tables.get(&key)? else {
+                break;
+            };
+            let entries = size as usize - number as usize * length;
+            for slot in chunk.slot.iter().take(entries).filter(|slot| self.is_slot(**slot)) {
+                *counts.entry(*slot).or_default() += 1;
+            }
+        }
+        if counts.is_empty() {
+            return Ok(Explanation::new(Verdict::Drop, "no_destination"));
+        }
+        let mut explanation = Explanation::new(Verdict::Forward, "forwarded_new");
+        explanation.shares = counts
+            .into_iter()
+            .map(|(slot, count)| {
+                let address = self.destination_of_slot(slot).destination.address;
+                (address, f64::from(count) / f64::from(size))
+            })
+            .collect();
+        explanation.shares.sort_by_key(|(address, _)| *address);
+        Ok(explanation)
+    }
+
+    /// The slot that a table has at an index.
+    fn table_slot(&self, table: u32, index: u32) -> Result<Option<u32>> {
+        let length = Chunk::default().slot.len() as u32;
+        let key = ChunkKey { table, chunk: index / length };
+        let chunk = self.maps.tables.get(&key)?;
+        let slot = chunk.map(|chunk| chunk.slot[(index % length) as usize]);
+        Ok(slot.filter(|slot| self.is_slot(*slot)))
+    }
+
+    fn is_slot(&self, slot: u32) -> bool {
+        (1..self.maps.destinations.len()).contains(&slot)
+    }
+
+    fn destination_of_slot(&self, slot: u32) -> DestinationExtended {
+        self.destination(slot, &self.maps.destination_infos.read(slot))
+    }
+
+    fn settings(&self) -> Settings {
+        self.maps.instance.read(0).settings
+    }
+}
+
+/// Whether a SYN goes to the flow's destination, as `flow_takes_syn` in
+/// `bpf/flow.h` has it.
+fn takes_syn(flow: &FlowRecord, now: u32) -> bool {
+    !flows::closing(flow) && flows::silence(flow, now) <= Tick::XVS_TICKS_SYN.0
+}

@@ -1,0 +1,176 @@
+//! What this host is and can do.
+
+use std::fs;
+
+use nix::sys::utsname::uname;
+
+use crate::Error;
+use crate::Mac;
+use crate::Mode;
+use crate::Result;
+use crate::net::Net;
+use crate::net::XdpMode;
+use crate::net::device_info;
+use crate::net::rp_filter;
+use crate::net::runs_xdp;
+
+/// The oldest kernel that works.
+const OLDEST: (u32, u32) = (5, 10);
+
+/// A network interface of this host.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HostLink {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// The longest IP packet that it sends, in octets.
+    pub mtu: u32,
+    /// The kind of a virtual interface, such as `veth`.
+    pub kind: Option<String>,
+    /// The name of its driver.
+    pub driver: Option<String>,
+    /// Receive queues it has.
+    pub rx_queues: u32,
+    /// Transmit queues it has.
+    pub tx_queues: u32,
+    /// Whether large-receive offload is on; `None` when it cannot be told.
+    pub lro: Option<bool>,
+    /// Whether VLAN tags are taken off by the card on reception.
+    pub vlan_offload: Option<bool>,
+    /// The strictest of its and the host's reverse-path filters (0 to 2).
+    pub rp_filter: Option<u8>,
+    /// The id of the XDP program that is attached, and its mode.
+    pub xdp: Option<(u32, Mode)>,
+}
+
+/// A neighbour entry of this host.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NeighbourInfo {
+    /// The neighbour's IP address.
+    pub address: std::net::IpAddr,
+    /// The index of the interface it is on.
+    pub interface: u32,
+    /// Its MAC address, if known.
+    pub mac: Option<Mac>,
+    /// The kernel's state of it, such as `reachable`.
+    pub state: String,
+    /// Whether the kernel keeps it resolved without traffic.
+    pub managed: bool,
+}
+
+/// The network interfaces of the network namespace that the thread is in.
+pub fn links() -> Result<Vec<HostLink>> {
+    let snapshot = Net::new()?.snapshot()?;
+    Ok(snapshot
+        .links
+        .values()
+        .map(|link| {
+            let device = device_info(link);
+            HostLink {
+                index: link.index,
+                name: link.name.clone(),
+                mac: link.mac,
+                up: link.up,
+                mtu: link.mtu,
+                kind: link.kind.clone(),
+                driver: device.driver,
+                rx_queues: link.rx_queues,
+                tx_queues: link.tx_queues,
+                lro: device.lro,
+                vlan_offload: device.vlan_strip,
+                rp_filter: rp_filter(&link.name),
+                xdp: link.xdp.map(|xdp| match xdp.mode {
+                    XdpMode::Generic => (xdp.id, Mode::Generic),
+                    _ => (xdp.id, Mode::Native),
+                }),
+            }
+        })
+        .collect())
+}
+
+/// The neighbour entries of the network namespace that the thread is in.
+pub fn neighbours() -> Result<Vec<NeighbourInfo>> {
+    let snapshot = Net::new()?.snapshot()?;
+    Ok(snapshot
+        .neighbours
+        .iter()
+        .map(|((interface, address), neighbour)| NeighbourInfo {
+            address: *address,
+            interface: *interface,
+            mac: neighbour.mac,
+            state: format!("{:?}", neighbour.state).to_lowercase(),
+            managed: neighbour.managed,
+        })
+        .collect())
+}
+
+/// Whether the driver of an interface runs native XDP programs, which it is
+/// asked without attaching one; `None` where the kernel does not tell (before
+/// 6.3).
+pub fn native_xdp(index: u32) -> Result<Option<bool>> {
+    runs_xdp(index)
+        .map_err(|source| Error::Netlink { request: "XDP features", source: source.into() })
+}
+
+/// The name of an XDP program, or its id where the name may not be asked.
+pub fn program_name(id: u32) -> String {
+    crate::bpf::program_name(id)
+}
+
+/// The capabilities of the process that the balancer needs and it lacks.
+pub fn missing_capabilities() -> Vec<&'static str> {
+    const SYS_ADMIN: u32 = 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default();
+    let has = |number: u32| effective & 1 << number != 0;
+    let mut missing = Vec::new();
+    if !has(39) && !has(SYS_ADMIN) {
+        missing.push("CAP_BPF");
+    }
+    if !has(12) {
+        missing.push("CAP_NET_ADMIN");
+    }
+    missing
+}
+
+pub(crate) fn check_capabilities() -> Result<()> {
+    let missing = missing_capabilities();
+    if missing.is_empty() { Ok(()) } else { Err(Error::MissingCapability { missing }) }
+}
+
+/// The release of the running kernel.
+pub fn kernel_release() -> Result<String> {
+    let name = uname().map_err(|errno| Error::System { call: "uname", source: errno.into() })?;
+    Ok(name.release().to_string_lossy().into_owned())
+}
+
+pub(crate) fn check_kernel() -> Result<()> {
+    let release = kernel_release()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST {
+        return Err(Error::Kernel { release, needs: "Linux 5.10 or newer" });
+    }
+    Ok(())
+}
+
+/// How many CPUs have counters: those that are in the machine now.
+pub(crate) fn cpus() -> Result<u32> {
+    let path = "/sys/devices/system/cpu/present";
+    let list = fs::read_to_string(path)
+        .map_err(|source| Error::System { call: "read of the list of CPUs", source })?;
+    // A list of ranges in order, such as `0-3,8-11`.
+    let last = list.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<u32>().ok());
+    Ok(last.unwrap_or(0) + 1)
+}

@@ -1,0 +1,371 @@
+//! An instance as its pinned maps show it, to any process that may read them.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Config;
+use crate::Destination;
+use crate::DestinationExtended;
+use crate::DestinationStatus;
+use crate::Error;
+use crate::Info;
+use crate::Interface;
+use crate::Mac;
+use crate::Mode;
+use crate::Prefix;
+use crate::Protocol;
+use crate::Result;
+use crate::Service;
+use crate::ServiceExtended;
+use crate::ServiceKey;
+use crate::ServiceStatus;
+use crate::Stats;
+use crate::Vip;
+use crate::VlanInfo;
+use crate::bpf::DestinationInfo;
+use crate::bpf::Directory;
+use crate::bpf::InstanceRecord;
+use crate::bpf::Maps;
+use crate::bpf::ServiceRecord;
+use crate::bpf::StatusCode;
+use crate::bpf::octets_address;
+use crate::clock::now_ns;
+use crate::host;
+use crate::host::NeighbourInfo;
+
+/// A running instance, seen from any process that may read its pins.
+///
+/// Everything it tells is read when it is asked for.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    name: String,
+    pub(crate) maps: Arc<Maps>,
+}
+
+/// What [`Instance::detach`] removed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Detached {
+    /// The names of the pins that were removed.
+    pub pins: Vec<String>,
+}
+
+impl Instance {
+    /// Opens the instance of this name.
+    pub fn open(bpffs: &Path, name: &str) -> Result<Self> {
+        Ok(Self { name: name.to_owned(), maps: Arc::new(Maps::open(bpffs, name)?) })
+    }
+
+    pub(crate) fn new(name: &str, maps: Arc<Maps>) -> Self {
+        Self { name: name.to_owned(), maps }
+    }
+
+    /// The names of the instances there are.
+    pub fn list(bpffs: &Path) -> Result<Vec<String>> {
+        Directory::list(bpffs)
+    }
+
+    /// Removes what a process that has died left of its instance. An instance
+    /// whose process lives is left alone: [`Error::InstanceBusy`].
+    pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
+        let pins = Directory::take(bpffs, name)?.remove()?;
+        Ok(Detached { pins })
+    }
+
+    /// The state of the instance as a whole.
+    pub fn info(&self) -> Result<Info> {
+        let record = self.maps.instance.read(0);
+        let found = self.gather();
+        let mut stats = found.former();
+        for vip in found.vips().values() {
+            stats.add(&vip.stats);
+        }
+        // What happened to foreign packets is known of all packets only.
+        stats.reasons = Default::default();
+        let (mut time, mut samples) = (0, 0);
+        for row in 0..self.maps.cpus.len() {
+            let cpu = self.maps.cpus.read(row);
+            stats.reasons.add_counts(&cpu.reasons);
+            time += cpu.sample_ns;
+            samples += cpu.samples;
+        }
+        Ok(Info {
+            instance: self.name.clone(),
+            process: record.process,
+            uptime: Duration::from_nanos(now_ns().saturating_sub(record.started_ns)),
+            interfaces: interfaces(&record),
+            services: found.services.len() as u32,
+            services_limit: record.settings.services - 1,
+            destinations: found.destinations.len() as u32,
+            destinations_limit: record.settings.destinations - 1,
+            flows: u64::from(self.maps.gauges.read(0).flows),
+            flows_limit: record.flows,
+            table_size: record.settings.table_size,
+            latency: u64::checked_div(time, samples),
+            stats,
+        })
+    }
+
+    /// The VLANs as configured.
+    pub fn config(&self) -> Result<Config> {
+        let vlans = self.vlans()?;
+        Ok(vlans.iter().fold(Config::default(), |config, vlan| config.vlan(vlan.id, vlan.prefix)))
+    }
+
+    /// The prefixes of the VLANs with their interfaces.
+    pub fn vlans(&self) -> Result<Vec<VlanInfo>> {
+        let count = self.maps.instance.read(0).prefixes.min(self.maps.prefixes.len());
+        let vlans = (0..count)
+            .filter_map(|i| {
+                let record = self.maps.prefixes.read(i);
+                let address = octets_address(record.address);
+                let length =
+                    if address.is_ipv4() { record.length.checked_sub(96)? } else { record.length };
+                Some(VlanInfo {
+                    id: record.vlan as u16,
+                    prefix: Prefix::containing(address, length as u8)?,
+                    interface: Some(record.ifindex).filter(|index| *index != 0),
+                })
+            })
+            .collect();
+        Ok(vlans)
+    }
+
+    /// The neighbour entries that the destinations need, as the network
+    /// namespace that the thread is in has them. A destination without an
+    /// entry, or in no prefix, is left out.
+    pub fn neighbours(&self) -> Result<Vec<NeighbourInfo>> {
+        let vlans = self.vlans()?;
+        let found = self.gather();
+        let needed: BTreeSet<(u32, IpAddr)> = found
+            .destinations
+            .iter()
+            .filter_map(|(_, info)| {
+                let address = octets_address(info.address);
+                let vlan = vlans.iter().find(|vlan| vlan.prefix.contains(address))?;
+                Some((vlan.interface?, address))
+            })
+            .collect();
+        let mut all = host::neighbours()?;
+        all.retain(|n| needed.contains(&(n.interface, n.address)));
+        Ok(all)
+    }
+
+    /// All services, by address, port and protocol.
+    pub fn services(&self) -> Result<Vec<ServiceExtended>> {
+        let found = self.gather();
+        Ok(found.services.iter().map(|(id, service)| found.service(*id, service)).collect())
+    }
+
+    /// One service.
+    pub fn service(&self, service: &Service) -> Result<ServiceExtended> {
+        let found = self.gather();
+        let (id, service) = found.find(service.key())?;
+        Ok(found.service(id, service))
+    }
+
+    /// The destinations of a service, by address.
+    pub fn destinations(&self, service: &Service) -> Result<Vec<DestinationExtended>> {
+        let found = self.gather();
+        let (id, _) = found.find(service.key())?;
+        let slots = found.destinations.iter().filter(|(_, info)| info.service == id);
+        let mut all: Vec<DestinationExtended> =
+            slots.map(|(slot, info)| self.destination(*slot, info)).collect();
+        all.sort_by_key(|d| d.destination.address);
+        Ok(all)
+    }
+
+    /// All virtual addresses.
+    pub fn vips(&self) -> Result<Vec<Vip>> {
+        Ok(self.gather().vips().into_values().collect())
+    }
+
+    /// One virtual address.
+    pub fn vip(&self, address: IpAddr) -> Result<Vip> {
+        self.gather().vips().remove(&address).ok_or(Error::VipNotFound { address })
+    }
+
+    /// The destination of a slot.
+    pub(crate) fn destination(&self, slot: u32, info: &DestinationInfo) -> DestinationExtended {
+        let record = self.maps.destinations.read(slot);
+        let known = record.ifindex != 0;
+        DestinationExtended {
+            destination: Destination::new(octets_address(info.address))
+                .weight(info.weight)
+                .disabled(info.disabled != 0),
+            status: status(info),
+            mac: known.then_some(Mac(record.mac)),
+            interface: known.then_some(record.ifindex),
+            stats: self.traffic(slot),
+        }
+    }
+
+    /// The address of a slot's destination, unless the slot was used anew
+    /// since this generation.
+    pub(crate) fn destination_address(&self, slot: u32, generation: u32) -> Option<IpAddr> {
+        if slot >= self.maps.destination_infos.len() {
+            return None;
+        }
+        let info = self.maps.destination_infos.read(slot);
+        (info.service != 0 && info.generation == generation).then(|| octets_address(info.address))
+    }
+
+    fn traffic(&self, slot: u32) -> Stats {
+        let gauge = self.maps.gauges.read(slot);
+        let mut stats = Stats {
+            active: u64::from(gauge.active),
+            recent: u64::from(gauge.recent),
+            ..Default::default()
+        };
+        let row = self.maps.destinations.len();
+        for cpu in 0..self.maps.cpus.len() {
+            stats.add_traffic(&self.maps.traffic.read(cpu * row + slot));
+        }
+        stats
+    }
+
+    /// Reads the records of all services and destinations once.
+    fn gather(&self) -> Found<'_> {
+        let used = |id: &u32| self.maps.services.read(*id).used != 0;
+        let services = (1..self.maps.services.len())
+            .filter(used)
+            .filter_map(|id| Some((id, Known::new(&self.maps.services.read(id))?)));
+        let mut services: Vec<(u32, Known)> = services.collect();
+        services.sort_by_key(|(_, known)| known.service.key());
+        let infos = &self.maps.destination_infos;
+        let destinations = (1..infos.len())
+            .map(|slot| (slot, infos.read(slot)))
+            .filter(|(_, info)| info.service != 0)
+            .collect();
+        Found { instance: self, services, destinations }
+    }
+}
+
+/// A service's record as the types of the API.
+struct Known {
+    service: Service,
+    vip: u32,
+}
+
+impl Known {
+    /// `None` for a record that is just being written or removed.
+    fn new(record: &ServiceRecord) -> Option<Self> {
+        Some(Self { service: record.service()?, vip: record.vip })
+    }
+}
+
+impl ServiceRecord {
+    /// The service as configured.
+    pub(crate) fn service(&self) -> Option<Service> {
+        let protocol = Protocol::from_number(self.protocol)?;
+        let address = octets_address(self.address);
+        let service = Service::new(address, u16::from_be(self.port), protocol)
+            .sticky(self.sticky != 0)
+            .idle(Duration::from_nanos(self.idle_ns))
+            .closing(Duration::from_nanos(self.closing_ns));
+        (self.used != 0).then_some(service)
+    }
+}
+
+/// All records at one moment.
+struct Found<'a> {
+    instance: &'a Instance,
+    services: Vec<(u32, Known)>,
+    destinations: Vec<(u32, DestinationInfo)>,
+}
+
+impl Found<'_> {
+    fn find(&self, key: ServiceKey) -> Result<(u32, &Known)> {
+        let (id, known) = self
+            .services
+            .iter()
+            .find(|(_, known)| known.service.key() == key)
+            .ok_or(Error::ServiceNotFound { service: key })?;
+        Ok((*id, known))
+    }
+
+    fn service(&self, id: u32, known: &Known) -> ServiceExtended {
+        let maps = &self.instance.maps;
+        let mut stats = Stats::default();
+        let retired = maps.retired.read(id);
+        stats.add_traffic(&retired.traffic);
+        for cpu in 0..maps.cpus.len() {
+            let refused = maps.service_refused.read(cpu * maps.services.len() + id);
+            stats.reasons.add_counts(&refused.reasons);
+        }
+        let (mut destinations, mut usable, mut obstacle) = (0, 0, None);
+        for (slot, info) in self.destinations.iter().filter(|(_, info)| info.service == id) {
+            stats.add(&self.instance.traffic(*slot));
+            destinations += 1;
+            match status(info) {
+                _ if info.disabled != 0 => {}
+                DestinationStatus::Reachable => usable += 1,
+                status => obstacle = Some((octets_address(info.address), status)),
+            }
+        }
+        let status = match obstacle {
+            _ if usable > 0 => ServiceStatus::Forwarding,
+            _ if destinations == 0 => ServiceStatus::Empty,
+            Some((address, status)) => ServiceStatus::Unreachable(address, status),
+            None => ServiceStatus::Disabled,
+        };
+        ServiceExtended { service: known.service.clone(), status, destinations, usable, stats }
+    }
+
+    fn vips(&self) -> BTreeMap<IpAddr, Vip> {
+        let maps = &self.instance.maps;
+        let mut vips = BTreeMap::new();
+        for (id, known) in &self.services {
+            let address = known.service.address;
+            let vip = vips.entry(address).or_insert_with(|| {
+                let mut stats = retired(&self.instance.maps, maps.services.len() + known.vip);
+                for cpu in 0..maps.cpus.len() {
+                    let refused = maps.vip_refused.read(cpu * maps.services.len() + known.vip);
+                    stats.reasons.add_counts(&refused.reasons);
+                }
+                Vip { address, services: 0, stats }
+            });
+            vip.services += 1;
+            vip.stats.add(&self.service(*id, known).stats);
+        }
+        vips
+    }
+
+    /// The traffic of virtual addresses that are gone.
+    fn former(&self) -> Stats {
+        retired(&self.instance.maps, 0)
+    }
+}
+
+fn retired(maps: &Maps, index: u32) -> Stats {
+    let record = maps.retired.read(index);
+    let mut stats = Stats::default();
+    stats.add_traffic(&record.traffic);
+    stats.reasons.add_counts(&record.refused.reasons);
+    stats
+}
+
+fn status(info: &DestinationInfo) -> DestinationStatus {
+    match info.status {
+        StatusCode::XVS_REACHABLE => DestinationStatus::Reachable,
+        StatusCode::XVS_NO_PREFIX => DestinationStatus::NoPrefix,
+        StatusCode::XVS_INTERFACE_DOWN => DestinationStatus::InterfaceDown,
+        StatusCode::XVS_NO_NEIGHBOUR => DestinationStatus::NoNeighbour,
+        _ => DestinationStatus::Resolving,
+    }
+}
+
+fn interfaces(record: &InstanceRecord) -> Vec<Interface> {
+    let attached = record.interfaces.iter().take_while(|i| i.ifindex != 0);
+    attached
+        .map(|i| Interface {
+            index: i.ifindex,
+            name: i.name.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect(),
+            mode: if i.generic != 0 { Mode::Generic } else { Mode::Native },
+        })
+        .collect()
+}

@@ -1,0 +1,83 @@
+//! A layer-4 load balancer for Linux: XDP programs forward the packets, this
+//! crate loads them and gives an application services and destinations.
+//!
+//! It works by Direct Server Return. Every real server has the virtual address
+//! (VIP) on its loopback interface; the balancer sends it the client's packet
+//! with nothing changed but MAC addresses and TTL, and the answer goes straight
+//! from the server to the client.
+//!
+//! ```no_run
+//! use xvs::{Client, Destination, Options, Service};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = Options::new().vlan(1, "10.1.2.0/24".parse()?);
+//! let client = Client::with_options(options, &["eth0"])?;
+//! let service = Service::tcp("192.168.100.1".parse()?, 80);
+//! client.create_service(&service)?;
+//! for real in ["10.1.2.3", "10.1.2.4"] {
+//!     client.create_destination(&service, &Destination::new(real.parse()?))?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Traffic goes to the destinations until the client is dropped. What happens
+//! meanwhile is told by [`Client::events`]; what is counted, by
+//! [`Client::services`] and its like; [`Instance`] tells the same to other
+//! processes.
+
+mod bpf;
+mod client;
+mod clock;
+mod config;
+mod control;
+mod discovery;
+mod error;
+mod event;
+mod explain;
+mod flows;
+mod hash;
+pub mod host;
+mod instance;
+mod maglev;
+mod monitor;
+mod net;
+mod prefix;
+mod service;
+mod stats;
+
+pub use client::Client;
+pub use config::Config;
+pub use config::MAX_PREFIXES;
+pub use config::Mode;
+pub use config::Options;
+pub use error::Error;
+pub use error::Result;
+pub use event::Event;
+pub use explain::Explanation;
+pub use explain::Packet;
+pub use explain::Verdict;
+pub use flows::Flow;
+pub use flows::FlowState;
+pub use instance::Detached;
+pub use instance::Instance;
+pub use net::InvalidMac;
+pub use net::Mac;
+pub use prefix::Prefix;
+pub use service::Destination;
+pub use service::MAX_IDLE;
+pub use service::MAX_WEIGHT;
+pub use service::Protocol;
+pub use service::Service;
+pub use service::ServiceKey;
+pub use service::Tunnel;
+pub use stats::DestinationExtended;
+pub use stats::DestinationStatus;
+pub use stats::Info;
+pub use stats::Interface;
+pub use stats::Reasons;
+pub use stats::ServiceExtended;
+pub use stats::ServiceStatus;
+pub use stats::Stats;
+pub use stats::Vip;
+pub use stats::VlanInfo;

@@ -1,0 +1,130 @@
+//! The kernel's network: netlink in, plain values out.
+//!
+//! [`Net`] asks and orders, [`Watcher`] hears what changes, [`Snapshot`] is
+//! what both are about.
+
+mod device;
+mod ethtool;
+mod genl;
+mod mac;
+mod message;
+mod neighbour;
+mod netdev;
+mod snapshot;
+mod socket;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+
+use neli::Size;
+use neli::ToBytes;
+use neli::consts::rtnl::Ifla;
+use neli::consts::rtnl::RtAddrFamily;
+use neli::consts::rtnl::RtScope;
+use neli::consts::rtnl::Rtm;
+use neli::rtnl::IfaddrmsgBuilder;
+use neli::rtnl::IfinfomsgBuilder;
+use neli::rtnl::RtattrBuilder;
+use neli::types::RtBuffer;
+use nix::sys::socket::SockProtocol;
+
+use self::neighbour::Origin;
+use self::socket::Socket;
+use crate::Error;
+use crate::Result;
+
+pub(crate) use self::device::device_info;
+pub(crate) use self::device::rp_filter;
+pub use self::mac::InvalidMac;
+pub use self::mac::Mac;
+pub(crate) use self::netdev::runs_xdp;
+#[cfg(test)]
+pub(crate) use self::snapshot::Address;
+#[cfg(test)]
+pub(crate) use self::snapshot::Link;
+pub(crate) use self::snapshot::Neighbour;
+pub(crate) use self::snapshot::NeighbourState;
+pub(crate) use self::snapshot::Snapshot;
+pub(crate) use self::snapshot::XdpMode;
+pub(crate) use self::watch::Watcher;
+
+/// Leaves statistics out of link messages (linux/rtnetlink.h).
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+
+/// Requests to one network namespace.
+pub(crate) struct Net {
+    socket: Socket,
+    /// Whether the kernel has managed neighbour entries, once tried.
+    manages: Option<bool>,
+    /// The neighbour entries that are kept, and where they came from.
+    kept: BTreeMap<(u32, IpAddr), Origin>,
+}
+
+impl Net {
+    /// Opens the network namespace that the calling thread is in; another
+    /// thread may use it afterwards.
+    pub(crate) fn new() -> Result<Self> {
+        let socket = Socket::for_requests(SockProtocol::NetlinkRoute).map_err(netlink("socket"))?;
+        Ok(Self { socket, manages: None, kept: BTreeMap::new() })
+    }
+
+    /// Reads all links, addresses and neighbours. Open a [`Watcher`] before:
+    /// what changes meanwhile is then in its queue.
+    pub(crate) fn snapshot(&mut self) -> Result<Snapshot> {
+        let mut snapshot = Snapshot::default();
+        self.dump(&mut snapshot, Rtm::Getlink, links_request).map_err(netlink("list of links"))?;
+        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
+            self.dump(&mut snapshot, Rtm::Getaddr, || addresses_request(family))
+                .map_err(netlink("list of addresses"))?;
+            self.dump(&mut snapshot, Rtm::Getneigh, || neighbour::list_request(family))
+                .map_err(netlink("list of neighbours"))?;
+        }
+        Ok(snapshot)
+    }
+
+    fn dump<P: Size + ToBytes>(
+        &mut self,
+        snapshot: &mut Snapshot,
+        kind: Rtm,
+        payload: impl Fn() -> io::Result<P>,
+    ) -> io::Result<()> {
+        let answers = self.socket.dump(kind.into(), payload)?;
+        for change in answers.iter().filter_map(message::change) {
+            snapshot.apply(change);
+        }
+        Ok(())
+    }
+}
+
+fn links_request() -> io::Result<impl Size + ToBytes> {
+    let filter = RtattrBuilder::default()
+        .rta_type(Ifla::ExtMask)
+        .rta_payload(RTEXT_FILTER_SKIP_STATS)
+        .build()
+        .map_err(io::Error::other)?;
+    IfinfomsgBuilder::default()
+        .ifi_family(RtAddrFamily::Unspecified)
+        .rtattrs(RtBuffer::from_iter([filter]))
+        .build()
+        .map_err(io::Error::other)
+}
+
+fn addresses_request(family: RtAddrFamily) -> io::Result<impl Size + ToBytes> {
+    IfaddrmsgBuilder::default()
+        .ifa_family(family)
+        .ifa_prefixlen(0)
+        .ifa_scope(RtScope::Universe)
+        .ifa_index(0)
+        .build()
+        .map_err(io::Error::other)
+}
+
+/// Names the request that failed; the kernel's errno stays inside.
+fn netlink(request: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Netlink { request, source: source.into() }
+}

@@ -1,0 +1,74 @@
+//! Hears what changes in the network.
+
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+
+use super::message;
+use super::netlink;
+use super::snapshot::Snapshot;
+use super::socket::Received;
+use super::socket::Socket;
+use crate::Result;
+
+/// The groups of linux/rtnetlink.h that are heard.
+const GROUPS: [u32; 4] = [RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_NEIGH: u32 = 3;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+
+/// Room for some 10,000 changes at once.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Hears changes of links, addresses and neighbours.
+///
+/// Its file descriptor is readable when there is something to
+/// [`drain`](Self::drain).
+pub(crate) struct Watcher {
+    socket: Socket,
+}
+
+/// What [`Watcher::drain`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// Whether the snapshot changed.
+    pub(crate) any: bool,
+    /// Whether messages were lost: read everything again.
+    pub(crate) lost: bool,
+}
+
+impl Watcher {
+    /// Starts to listen in the network namespace that the calling thread is
+    /// in; another thread may use it afterwards.
+    pub(crate) fn new() -> Result<Self> {
+        Self::with_receive_buffer(RECEIVE_BUFFER)
+    }
+
+    pub(super) fn with_receive_buffer(octets: usize) -> Result<Self> {
+        let socket = Socket::for_groups(&GROUPS, octets).map_err(netlink("subscription"))?;
+        Ok(Self { socket })
+    }
+
+    /// Takes all that is queued into the snapshot; never blocks.
+    pub(crate) fn drain(&mut self, snapshot: &mut Snapshot) -> Result<Changes> {
+        let mut changes = Changes::default();
+        loop {
+            match self.socket.receive().map_err(netlink("notification"))? {
+                Received::Messages(messages) => {
+                    for change in messages.iter().filter_map(message::change) {
+                        changes.any |= snapshot.apply(change);
+                    }
+                }
+                // What is still queued is older than what was lost: go on.
+                Received::Lost => changes.lost = true,
+                Received::Nothing => return Ok(changes),
+            }
+        }
+    }
+}
+
+impl AsFd for Watcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

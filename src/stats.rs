@@ -1,0 +1,297 @@
+//! What is counted, and how it is told.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::Destination;
+use crate::Mac;
+use crate::Mode;
+use crate::Prefix;
+use crate::Service;
+use crate::bpf::ReasonCode;
+use crate::bpf::Traffic;
+
+/// Traffic of a destination, a service, a virtual address or all of them.
+///
+/// A service's numbers are the sums of its destinations', removed ones
+/// included, and so on upwards. Octets are counted by the IP header's length:
+/// neither Ethernet headers nor padding count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Octets of the IP packets forwarded.
+    pub octets: u64,
+    /// Flows stored since the start.
+    pub flows: u64,
+    /// TCP SYN packets forwarded.
+    pub syn: u64,
+    /// TCP FIN packets forwarded.
+    pub fin: u64,
+    /// TCP RST packets forwarded.
+    pub rst: u64,
+    /// TCP connections that are open now; no more than 5 seconds old. A
+    /// client that vanishes without FIN or RST counts until its idle timeout.
+    pub active: u64,
+    /// Flows that had a packet in the last minute; no more than 5 seconds old.
+    pub recent: u64,
+    /// Packets for the service or address that were not forwarded.
+    pub reasons: Reasons,
+}
+
+impl Stats {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.octets += other.octets;
+        self.flows += other.flows;
+        self.syn += other.syn;
+        self.fin += other.fin;
+        self.rst += other.rst;
+        self.active += other.active;
+        self.recent += other.recent;
+        self.reasons.add(&other.reasons);
+    }
+
+    pub(crate) fn add_traffic(&mut self, traffic: &Traffic) {
+        self.packets += traffic.packets;
+        self.octets += traffic.octets;
+        self.flows += traffic.flows;
+        self.syn += traffic.syn;
+        self.fin += traffic.fin;
+        self.rst += traffic.rst;
+    }
+}
+
+/// Makes [`Reasons`] of names and the data plane's codes.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident: $code:ident,)*) => {
+        /// Packets by what became of them.
+        ///
+        /// `not_*`, `other_host` and `neighbour_discovery` were passed to the host's stack,
+        /// `forwarded_*` and `*_replied` were sent, the others dropped.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Reasons {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Reasons {
+            /// The name and the count of each reason.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+
+            /// Adds the counts that the data plane has by number.
+            pub(crate) fn add_counts(&mut self, counts: &[u64]) {
+                $(self.$name += counts[ReasonCode::$code.0 as usize];)*
+            }
+
+            pub(crate) fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Passed: no IP packet (ARP, VLAN tags and the like).
+    not_ip: XVS_NOT_IP,
+    /// Passed: an IP packet for no virtual address.
+    not_vip: XVS_NOT_VIP,
+    /// Passed: for a virtual address, but in a frame to another host's MAC
+    /// address (a switch flooded it, or the interface is promiscuous).
+    other_host: XVS_OTHER_HOST,
+    /// Passed: IPv6 neighbour discovery for a virtual address.
+    neighbour_discovery: XVS_NEIGHBOUR_DISCOVERY,
+    /// Forwarded: to the destination of a known flow.
+    forwarded_flow: XVS_FORWARDED_FLOW,
+    /// Forwarded: no flow was known, the hash chose, the flow is stored.
+    forwarded_new: XVS_FORWARDED_NEW,
+    /// Forwarded: a SYN whose destination the hash chose.
+    forwarded_syn: XVS_FORWARDED_SYN,
+    /// Forwarded: a later fragment, after its first one.
+    forwarded_fragment: XVS_FORWARDED_FRAGMENT,
+    /// Forwarded: an ICMP error to the owner of the packet it quotes.
+    forwarded_icmp: XVS_FORWARDED_ICMP,
+    /// Answered: an ICMP echo request.
+    echo_replied: XVS_ECHO_REPLIED,
+    /// Answered: too large for the way out, the client is told so.
+    too_big_replied: XVS_TOO_BIG_REPLIED,
+    /// Dropped: too large for the way out, and enough clients were told.
+    too_big_limited: XVS_TOO_BIG_LIMITED,
+    /// Dropped: no service has this port and protocol.
+    no_service: XVS_NO_SERVICE,
+    /// Dropped: the service has no usable destination.
+    no_destination: XVS_NO_DESTINATION,
+    /// Dropped: time to live or hop limit used up.
+    ttl_expired: XVS_TTL_EXPIRED,
+    /// Dropped: lengths, versions or headers that contradict each other.
+    malformed: XVS_MALFORMED,
+    /// Dropped: a later fragment whose first one was not seen.
+    fragment_orphan: XVS_FRAGMENT_ORPHAN,
+    /// Dropped: an ICMP message that is neither echo request nor error, or
+    /// an echo request in fragments.
+    icmp_unsupported: XVS_ICMP_UNSUPPORTED,
+    /// Dropped: an ICMP error that quotes no packet of the virtual address.
+    icmp_unowned: XVS_ICMP_UNOWNED,
+}
+
+/// Why a destination gets traffic or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DestinationStatus {
+    /// Its next hop is known.
+    Reachable,
+    /// Its address is in no VLAN's prefix.
+    NoPrefix,
+    /// The interface of its VLAN is down or gone.
+    InterfaceDown,
+    /// Its neighbour entry has no MAC address yet.
+    Resolving,
+    /// The kernel asked for its MAC address and got no answer.
+    NoNeighbour,
+}
+
+impl fmt::Display for DestinationStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Reachable => "reachable",
+            Self::NoPrefix => "its address is in no VLAN's prefix",
+            Self::InterfaceDown => "the interface of its VLAN is down",
+            Self::Resolving => "its MAC address is not known yet",
+            Self::NoNeighbour => "no neighbour answers for its address",
+        })
+    }
+}
+
+/// Why a service forwards or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServiceStatus {
+    /// At least one destination is usable.
+    Forwarding,
+    /// It has no destinations.
+    Empty,
+    /// Every destination is disabled.
+    Disabled,
+    /// No enabled destination is reachable, this one for this reason.
+    Unreachable(IpAddr, DestinationStatus),
+}
+
+impl fmt::Display for ServiceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forwarding => f.pad("forwarding"),
+            Self::Empty => f.pad("it has no destinations"),
+            Self::Disabled => f.pad("all its destinations are disabled"),
+            Self::Unreachable(address, status) => {
+                f.pad(&format!("no destination is reachable ({address}: {status})"))
+            }
+        }
+    }
+}
+
+/// A service with what is known of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServiceExtended {
+    /// The service as configured.
+    pub service: Service,
+    /// Why it forwards or does not.
+    pub status: ServiceStatus,
+    /// How many destinations it has.
+    pub destinations: usize,
+    /// How many of them get new flows.
+    pub usable: usize,
+    /// Its traffic.
+    pub stats: Stats,
+}
+
+/// A destination with what is known of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DestinationExtended {
+    /// The destination as configured.
+    pub destination: Destination,
+    /// Why it gets traffic or does not.
+    pub status: DestinationStatus,
+    /// The MAC address that packets are sent to, once known.
+    pub mac: Option<Mac>,
+    /// The index of the interface that packets leave by, once known.
+    pub interface: Option<u32>,
+    /// Its traffic.
+    pub stats: Stats,
+}
+
+/// A virtual address with its traffic.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// How many services it has.
+    pub services: usize,
+    /// Its traffic.
+    pub stats: Stats,
+}
+
+/// An interface that the data plane is attached to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Interface {
+    /// Its index.
+    pub index: u32,
+    /// Its name when it was attached to.
+    pub name: String,
+    /// [`Mode::Native`] or [`Mode::Generic`].
+    pub mode: Mode,
+}
+
+/// The state of an instance.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Info {
+    /// The instance's name.
+    pub instance: String,
+    /// The process that runs it.
+    pub process: u32,
+    /// For how long it has run.
+    pub uptime: Duration,
+    /// The interfaces it is attached to.
+    pub interfaces: Vec<Interface>,
+    /// Services there are.
+    pub services: u32,
+    /// Services there may be.
+    pub services_limit: u32,
+    /// Destinations there are.
+    pub destinations: u32,
+    /// Destinations there may be.
+    pub destinations_limit: u32,
+    /// Flows remembered, of both families; no more than 5 seconds old.
+    pub flows: u64,
+    /// Flows that may be remembered, of each family.
+    pub flows_limit: u32,
+    /// The size of each service's hash table.
+    pub table_size: u32,
+    /// The mean time that the data plane spends on a packet, in nanoseconds,
+    /// over a sample of the packets; `None` before the first sample.
+    pub latency: Option<u64>,
+    /// The traffic of all virtual addresses, with the reasons of all packets,
+    /// foreign ones included.
+    pub stats: Stats,
+}
+
+/// A prefix of a VLAN and its interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VlanInfo {
+    /// The VLAN's id.
+    pub id: u16,
+    /// The prefix.
+    pub prefix: Prefix,
+    /// The index of the interface with an address in the prefix, if there is
+    /// one now.
+    pub interface: Option<u32>,
+}
