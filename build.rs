@@ -1,4 +1,4 @@
-//! Compiles the data plane to a skeleton in `OUT_DIR`.
+//! Compiles the BPF programs to skeletons in `OUT_DIR`.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,17 +6,22 @@ use std::process::Command;
 
 use libbpf_cargo::SkeletonBuilder;
 
-const SOURCE: &str = "bpf/xvs.bpf.c";
-
 fn main() {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    for input in ["bpf", "include", "vmlinux"] {
+    for input in ["bpf", "include", "vmlinux", "benches/packets.bpf.c"] {
         println!("cargo:rerun-if-changed={input}");
     }
     println!("cargo:rerun-if-env-changed=CLANG");
 
+    compile("bpf/xvs.bpf.c", "xvs.skel.rs");
+    if env::var_os("CARGO_FEATURE_BENCH").is_some() {
+        compile("benches/packets.bpf.c", "packets.skel.rs");
+    }
+}
+
+fn compile(source: &str, skeleton: &str) {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     if let Err(error) = SkeletonBuilder::new()
-        .source(SOURCE)
+        .source(source)
         .clang(clang())
         .clang_args([
             "-Wall",
@@ -28,10 +33,11 @@ fn main() {
             "-Ivmlinux",
         ])
         .reference_obj(true)
-        .build_and_generate(out.join("xvs.skel.rs"))
+        .build_and_generate(out.join(skeleton))
     {
-        eprintln!("{error:?}");
-        panic!("cannot compile {SOURCE}; `make setup` installs what that needs");
+        eprintln!("{error:#}");
+        eprintln!("cannot compile {source}; `make setup` installs what that needs");
+        std::process::exit(1);
     }
 }
 

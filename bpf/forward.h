@@ -44,9 +44,8 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 
 	__builtin_memcpy(p->eth->h_dest, mac.octets, 6);
 	__builtin_memcpy(p->eth->h_source, source.octets, 6);
-	p->verdict = ifindex == ctx->ingress_ifindex ?
-			     XDP_TX :
-			     bpf_redirect(ifindex, 0);
+	p->verdict = ifindex == ctx->ingress_ifindex ? XDP_TX :
+						       bpf_redirect(ifindex, 0);
 	return reason;
 }
 

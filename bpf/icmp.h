@@ -19,8 +19,7 @@ static __always_inline int parse_quote4(struct packet *p, void *quote,
 	header = ip->ihl * 4;
 	if (ip->version != 4 || header < sizeof(*ip) || left < header + 4)
 		return XVS_ICMP_UNOWNED;
-	if (ip->saddr != p->key.v4.daddr ||
-	    ip->frag_off & bpf_htons(0x1fff) ||
+	if (ip->saddr != p->key.v4.daddr || ip->frag_off & bpf_htons(0x1fff) ||
 	    (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP))
 		return XVS_ICMP_UNOWNED;
 
@@ -101,15 +100,14 @@ static __always_inline int handle_icmp(struct xdp_md *ctx, struct packet *p)
 	/* Here packets are answered, so a bit of the filter is not enough. */
 	if (!vip_find(p))
 		return XVS_NOT_VIP;
-	if (p->transport_length < sizeof(*icmp) ||
-	    (void *)(icmp + 1) > p->end)
+	if (p->transport_length < sizeof(*icmp) || (void *)(icmp + 1) > p->end)
 		return XVS_MALFORMED;
 
 	if (p->version == 4) {
 		switch (icmp->type) {
 		case 8: /* echo request */
 			break;
-		case 3: /* destination unreachable */
+		case 3:	 /* destination unreachable */
 		case 11: /* time exceeded */
 		case 12: /* parameter problem */
 			return forward_error(ctx, p);

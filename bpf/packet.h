@@ -57,28 +57,28 @@ struct packet {
 	__u64 version;
 	__u32 offset;		/* of the transport header in the frame */
 	__u32 length;		/* octets, by the IP header, itself included */
-	__u32 transport_length;	/* octets that are left for the transport */
+	__u32 transport_length; /* octets that are left for the transport */
 	__u8 protocol;
-	__u8 fragment;		/* enum fragment */
+	__u8 fragment; /* enum fragment */
 	__u8 fragment_protocol;
 	__be32 fragment_id;
-	__u32 flags;		/* TCP_* */
-	__u32 now;		/* ticks */
-	__u32 service;		/* id, once known */
-	__u32 slot;		/* of the destination, once chosen */
-	__u32 stored;		/* flows stored for it */
-	__u32 verdict;		/* enum xdp_action, of a packet forwarded */
+	__u32 flags;   /* TCP_* */
+	__u32 now;     /* ticks */
+	__u32 service; /* id, once known */
+	__u32 slot;    /* of the destination, once chosen */
+	__u32 stored;  /* flows stored for it */
+	__u32 verdict; /* enum xdp_action, of a packet forwarded */
 	struct xvs_cpu *cpu;
 	union flow_key key;
 };
 
 /* Where a walk over IPv6 headers stands; it starts at the first one. */
 struct walk {
-	__u32 offset;		/* of the next header in the frame */
-	__u32 left;		/* octets of the packet from there on */
+	__u32 offset; /* of the next header in the frame */
+	__u32 left;   /* octets of the packet from there on */
 	__be32 fragment_id;
-	__u8 next;		/* protocol of the next header */
-	__u8 fragment;		/* enum fragment */
+	__u8 next;     /* protocol of the next header */
+	__u8 fragment; /* enum fragment */
 	__u8 fragment_protocol;
 	__u8 pad;
 };
@@ -164,8 +164,9 @@ static __always_inline bool gate_has_vip(struct xvs_gate *gate, __u32 hash)
 static __always_inline bool gate_has_mac(struct xvs_gate *gate,
 					 struct ethhdr *eth)
 {
-	__u64 mac = *(__u32 *)eth->h_dest |
-		    (__u64) * (__u16 *)(eth->h_dest + 4) << 32;
+	__u64 low = *(__u32 *)eth->h_dest;
+	__u64 high = *(__u16 *)(eth->h_dest + 4);
+	__u64 mac = low | high << 32;
 	int i;
 
 	for (i = 0; i < XVS_MACS; i++) {
@@ -234,8 +235,7 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 		return XVS_OTHER_HOST;
 
 	payload = bpf_ntohs(ip->payload_len);
-	if (ip->version != 6 || !payload ||
-	    (void *)(ip + 1) + payload > p->end)
+	if (ip->version != 6 || !payload || (void *)(ip + 1) + payload > p->end)
 		return XVS_MALFORMED;
 	p->length = sizeof(*ip) + payload;
 
@@ -317,8 +317,8 @@ static __always_inline int parse_udp(struct packet *p)
 	if (p->transport_length < sizeof(*udp) || (void *)(udp + 1) > p->end)
 		return XVS_MALFORMED;
 	length = bpf_ntohs(udp->len);
-	if (length < sizeof(*udp) || (length > p->transport_length &&
-				      p->fragment != FIRST_FRAGMENT))
+	if (length < sizeof(*udp) ||
+	    (length > p->transport_length && p->fragment != FIRST_FRAGMENT))
 		return XVS_MALFORMED;
 	set_ports(p, udp->source, udp->dest, IPPROTO_UDP);
 	return CONTINUE;

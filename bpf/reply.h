@@ -64,8 +64,7 @@ static __always_inline int reply_echo(struct packet *p)
 	__u8 type = p->version == 4 ? 0 : 129;
 
 	swap_macs(p->eth);
-	icmp->checksum = update_sum(icmp->checksum,
-				    bpf_htons(icmp->type << 8),
+	icmp->checksum = update_sum(icmp->checksum, bpf_htons(icmp->type << 8),
 				    bpf_htons(type << 8));
 	icmp->type = type;
 	if (p->version == 4) {
@@ -149,8 +148,8 @@ static __noinline int error_too_big4(struct xdp_md *ctx, __u32 mtu)
 	};
 	e->ip.saddr = quoted->daddr;
 	e->ip.daddr = quoted->saddr;
-	e->ip.check = fold_sum(bpf_csum_diff(NULL, 0, (void *)&e->ip,
-					     sizeof(e->ip), 0));
+	e->ip.check = fold_sum(
+		bpf_csum_diff(NULL, 0, (void *)&e->ip, sizeof(e->ip), 0));
 
 	e->icmp = (struct icmphdr){
 		.type = ICMP_UNREACHABLE,
@@ -200,10 +199,9 @@ static __noinline int error_too_big6(struct xdp_md *ctx, __u32 mtu)
 	sum = bpf_csum_diff(NULL, 0, (void *)&e->ip.saddr, 32,
 			    bpf_htonl(length + IPPROTO_ICMPV6));
 	sum = bpf_csum_diff(NULL, 0, (void *)&e->icmp, SUM_MAX, sum);
-	sum = bpf_csum_diff(NULL, 0, ((void *)&e->icmp + SUM_MAX),
-			    SUM_MAX, sum);
-	sum = bpf_csum_diff(NULL, 0,
-			    ((void *)&e->icmp + 2 * SUM_MAX),
+	sum = bpf_csum_diff(NULL, 0, ((void *)&e->icmp + SUM_MAX), SUM_MAX,
+			    sum);
+	sum = bpf_csum_diff(NULL, 0, ((void *)&e->icmp + 2 * SUM_MAX),
 			    sizeof(e->icmp) + QUOTE6 - 2 * SUM_MAX, sum);
 	e->icmp.icmp6_cksum = fold_sum(sum);
 	return 0;

@@ -25,8 +25,7 @@
 #include "stats.h"
 
 /* A fragment without ports follows the one that had them. */
-static __always_inline int follow_fragment(struct xdp_md *ctx,
-					   struct packet *p)
+static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
 {
 	struct xvs_destination *d = fragment_destination(p);
 

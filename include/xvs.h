@@ -75,14 +75,14 @@ enum xvs_reason {
 
 /* Fixed when the program is loaded. */
 struct xvs_settings {
-	__u64 k0;		/* the hash key, little-endian words */
+	__u64 k0; /* the hash key, little-endian words */
 	__u64 k1;
-	__u32 table_size;	/* entries of a lookup table */
-	__u32 services;		/* ids are below this */
-	__u32 destinations;	/* slots are below this */
-	__u32 cpus;		/* CPUs that have counters of their own */
-	__u64 icmp_interval;	/* ns between ICMP errors of one CPU */
-	__u64 icmp_burst;	/* ns that a CPU may be ahead of that */
+	__u32 table_size;    /* entries of a lookup table */
+	__u32 services;	     /* ids are below this */
+	__u32 destinations;  /* slots are below this */
+	__u32 cpus;	     /* CPUs that have counters of their own */
+	__u64 icmp_interval; /* ns between ICMP errors of one CPU */
+	__u64 icmp_burst;    /* ns that a CPU may be ahead of that */
 };
 
 /* A service's way into the map of services. */
@@ -95,31 +95,31 @@ struct xvs_service_key {
 
 /* A service, by id. Id 0 is no service. */
 struct xvs_service {
-	__u32 table;		/* id of its lookup table, 0: none */
-	__u32 vip;		/* id of its VIP */
-	__u32 sticky;		/* 1: the source address alone is hashed */
-	__u32 used;		/* 1: there is such a service */
+	__u32 table;  /* id of its lookup table, 0: none */
+	__u32 vip;    /* id of its VIP */
+	__u32 sticky; /* 1: the source address alone is hashed */
+	__u32 used;   /* 1: there is such a service */
 	__u8 address[16];
 	__be16 port;
 	__u8 protocol;
 	__u8 pad1[5];
-	__u64 idle_ns;		/* as configured, for readers */
+	__u64 idle_ns; /* as configured, for readers */
 	__u64 closing_ns;
 	__u8 pad2[8];
 };
 
 /* What a packet needs to leave for a destination, by slot: one cache line. */
 struct xvs_destination {
-	__u32 generation;	/* a flow that names another is a miss */
-	__u32 service;		/* id of the service */
-	__u32 ifindex;		/* way out, 0: none now */
-	__u32 mtu;		/* of the way out, octets of an IP packet */
-	__u8 mac[6];		/* of the server */
+	__u32 generation; /* a flow that names another is a miss */
+	__u32 service;	  /* id of the service */
+	__u32 ifindex;	  /* way out, 0: none now */
+	__u32 mtu;	  /* of the way out, octets of an IP packet */
+	__u8 mac[6];	  /* of the server */
 	__u8 pad1[2];
-	__u8 source_mac[6];	/* of the way out */
+	__u8 source_mac[6]; /* of the way out */
 	__u8 pad2[2];
-	__u32 idle;		/* ticks that a silent flow lives */
-	__u32 closing;		/* the same after FIN or RST */
+	__u32 idle;    /* ticks that a silent flow lives */
+	__u32 closing; /* the same after FIN or RST */
 	__u8 pad3[24];
 };
 
@@ -135,10 +135,10 @@ enum xvs_status {
 /* What readers of an instance want to know of a destination, by slot. */
 struct xvs_destination_info {
 	__u8 address[16];
-	__u32 service;		/* 0: the slot is free */
+	__u32 service; /* 0: the slot is free */
 	__u32 generation;
 	__u32 weight;
-	__u32 disabled;		/* 1: gets no new flows */
+	__u32 disabled; /* 1: gets no new flows */
 	enum xvs_status status;
 	__u32 pad;
 };
@@ -174,13 +174,13 @@ struct xvs_flow6_key {
 
 enum xvs_flow_state {
 	XVS_FLOW_OPEN,
-	XVS_FLOW_CLOSING,	/* FIN or RST seen from the client */
+	XVS_FLOW_CLOSING, /* FIN or RST seen from the client */
 };
 
 struct xvs_flow {
 	__u32 slot;
 	__u32 generation;
-	__u32 seen;		/* tick of the last packet */
+	__u32 seen; /* tick of the last packet */
 	enum xvs_flow_state state;
 };
 
@@ -196,7 +196,7 @@ struct xvs_fragment_key {
 struct xvs_fragment {
 	__u32 slot;
 	__u32 generation;
-	__u32 seen;		/* tick of the first fragment */
+	__u32 seen; /* tick of the first fragment */
 	__u32 pad;
 };
 
@@ -213,10 +213,10 @@ struct xvs_gate {
 /* Counters of one CPU. */
 struct xvs_cpu {
 	__u64 reasons[XVS_REASON_ROOM];
-	__u64 packets;		/* all, also counts down to the next sample */
-	__u64 sample_ns;	/* time spent on the sampled packets */
+	__u64 packets;	 /* all, also counts down to the next sample */
+	__u64 sample_ns; /* time spent on the sampled packets */
 	__u64 samples;
-	__u64 icmp_next;	/* ns when the next ICMP error is due */
+	__u64 icmp_next; /* ns when the next ICMP error is due */
 	__u64 pad[4];
 };
 
@@ -238,9 +238,9 @@ struct xvs_traffic {
 
 /* What a scan of the flows found, by slot; slot 0 has the sums. */
 struct xvs_gauge {
-	__u32 active;		/* open TCP connections */
-	__u32 recent;		/* flows with a packet in the last minute */
-	__u32 flows;		/* flows that the tables hold */
+	__u32 active; /* open TCP connections */
+	__u32 recent; /* flows with a packet in the last minute */
+	__u32 flows;  /* flows that the tables hold */
 	__u32 pad;
 };
 
@@ -254,8 +254,8 @@ struct xvs_retired {
 };
 
 struct xvs_interface {
-	__u32 ifindex;		/* 0: end of the list */
-	__u32 generic;		/* 1: attached in generic mode */
+	__u32 ifindex; /* 0: end of the list */
+	__u32 generic; /* 1: attached in generic mode */
 	char name[16];
 };
 
@@ -265,19 +265,19 @@ struct xvs_instance {
 	enum xvs_reason reasons; /* the first number that is no reason */
 	enum xvs_tick tick;
 	__u32 process;
-	__u64 started_ns;	/* CLOCK_MONOTONIC */
+	__u64 started_ns; /* CLOCK_MONOTONIC */
 	struct xvs_settings settings;
-	__u32 flows;		/* limit of each flow table */
-	__u32 prefixes;		/* records in the map of prefixes */
+	__u32 flows;	/* limit of each flow table */
+	__u32 prefixes; /* records in the map of prefixes */
 	struct xvs_interface interfaces[XVS_INTERFACES];
 };
 
 /* A prefix of a VLAN, by its position in the list. */
 struct xvs_prefix {
 	__u8 address[16];
-	__u32 length;		/* of the 128 bits */
+	__u32 length; /* of the 128 bits */
 	__u32 vlan;
-	__u32 ifindex;		/* of the interface that is in it, 0: none */
+	__u32 ifindex; /* of the interface that is in it, 0: none */
 	__u32 pad;
 };
 

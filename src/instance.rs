@@ -100,7 +100,7 @@ impl Instance {
             interfaces: interfaces(&record),
             services: found.services.len() as u32,
             services_limit: record.settings.services - 1,
-            destinations: found.destinations.len() as u32,
+            destinations: found.destinations.values().map(Vec::len).sum::<usize>() as u32,
             destinations_limit: record.settings.destinations - 1,
             flows: u64::from(self.maps.gauges.read(0).flows),
             flows_limit: record.flows,
@@ -143,7 +143,8 @@ impl Instance {
         let found = self.gather();
         let needed: BTreeSet<(u32, IpAddr)> = found
             .destinations
-            .iter()
+            .values()
+            .flatten()
             .filter_map(|(_, info)| {
                 let address = octets_address(info.address);
                 let vlan = vlans.iter().find(|vlan| vlan.prefix.contains(address))?;
@@ -172,9 +173,8 @@ impl Instance {
     pub fn destinations(&self, service: &Service) -> Result<Vec<DestinationExtended>> {
         let found = self.gather();
         let (id, _) = found.find(service.key())?;
-        let slots = found.destinations.iter().filter(|(_, info)| info.service == id);
         let mut all: Vec<DestinationExtended> =
-            slots.map(|(slot, info)| self.destination(*slot, info)).collect();
+            found.of(id).iter().map(|(slot, info)| self.destination(*slot, info)).collect();
         all.sort_by_key(|d| d.destination.address);
         Ok(all)
     }
@@ -237,10 +237,12 @@ impl Instance {
         let mut services: Vec<(u32, Known)> = services.collect();
         services.sort_by_key(|(_, known)| known.service.key());
         let infos = &self.maps.destination_infos;
-        let destinations = (1..infos.len())
-            .map(|slot| (slot, infos.read(slot)))
-            .filter(|(_, info)| info.service != 0)
-            .collect();
+        let mut destinations: BTreeMap<u32, Vec<(u32, DestinationInfo)>> = BTreeMap::new();
+        for (slot, info) in (1..infos.len()).map(|slot| (slot, infos.read(slot))) {
+            if info.service != 0 {
+                destinations.entry(info.service).or_default().push((slot, info));
+            }
+        }
         Found { instance: self, services, destinations }
     }
 }
@@ -275,7 +277,8 @@ impl ServiceRecord {
 struct Found<'a> {
     instance: &'a Instance,
     services: Vec<(u32, Known)>,
-    destinations: Vec<(u32, DestinationInfo)>,
+    /// By the id of their service, with their slots.
+    destinations: BTreeMap<u32, Vec<(u32, DestinationInfo)>>,
 }
 
 impl Found<'_> {
@@ -288,6 +291,11 @@ impl Found<'_> {
         Ok((*id, known))
     }
 
+    /// The destinations of a service.
+    fn of(&self, service: u32) -> &[(u32, DestinationInfo)] {
+        self.destinations.get(&service).map_or(&[], Vec::as_slice)
+    }
+
     fn service(&self, id: u32, known: &Known) -> ServiceExtended {
         let maps = &self.instance.maps;
         let mut stats = Stats::default();
@@ -298,7 +306,7 @@ impl Found<'_> {
             stats.reasons.add_counts(&refused.reasons);
         }
         let (mut destinations, mut usable, mut obstacle) = (0, 0, None);
-        for (slot, info) in self.destinations.iter().filter(|(_, info)| info.service == id) {
+        for (slot, info) in self.of(id) {
             stats.add(&self.instance.traffic(*slot));
             destinations += 1;
             match status(info) {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use super::netns::sh;
 use super::*;
+use crate::net::watch::Changes;
 
 #[test]
 fn snapshot_sees_links_addresses_and_neighbours() {

@@ -1,0 +1,267 @@
+//! `xvsctl balance`: a load balancer that runs until it is stopped.
+
+mod commands;
+mod input;
+mod running;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::ValueEnum;
+use xvs::Client;
+use xvs::Destination;
+use xvs::Mode;
+use xvs::Options;
+use xvs::Prefix;
+use xvs::Protocol;
+use xvs::Service;
+use xvs::Tunnel;
+
+use crate::global::Global;
+use input::Signals;
+use running::Balancer;
+
+/// Run a load balancer until SIGINT, SIGTERM or SIGHUP
+///
+/// Every port of every VIP becomes a service with all the RIPs (the real
+/// servers) as destinations. `ready` is printed once every destination is
+/// resolved and every service forwards. What needs attention goes to standard
+/// error. At the end a summary is printed and the host is left as it was.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Commands on standard input, one per line, each answered by `ok` or `error: ...`:
+  disable RIP     give a real server no new flows; it keeps those it has
+  enable RIP      take that back
+  weight RIP N    change its share of new flows
+  add RIP         add a real server
+  remove RIP      remove it; its flows go to others
+  quit            end, as SIGTERM does
+The end of the input ends nothing.
+
+Example:
+  xvsctl balance eth0 10.1.2.0/24 192.168.100.1 10.1.2.3 10.1.2.4 --port 80 --port 53/udp")]
+pub struct Args {
+    /// Interfaces to attach to
+    #[arg(value_name = "IFACE[,IFACE...]")]
+    interfaces: List<String>,
+
+    /// Prefixes of VLAN 1, in which the real servers are
+    #[arg(value_name = "PREFIX[,PREFIX...]")]
+    prefixes: List<Prefix>,
+
+    /// Virtual addresses
+    #[arg(value_name = "VIP[,VIP...]")]
+    vips: List<IpAddr>,
+
+    /// Real servers
+    #[arg(value_name = "RIP", required = true)]
+    reals: Vec<IpAddr>,
+
+    /// A port to balance, such as 80, 80/tcp or 53/udp; may be repeated
+    #[arg(long = "port", value_name = "PORT[/PROTOCOL]", default_value = "80/tcp")]
+    ports: Vec<Port>,
+
+    /// A prefix of a further VLAN; may be repeated
+    #[arg(long = "vlan", value_name = "ID=PREFIX")]
+    vlans: Vec<Vlan>,
+
+    /// How packets travel to the real servers
+    #[arg(long, value_enum, default_value = "none")]
+    tunnel: TunnelName,
+
+    /// Send all connections of one client to the same server
+    #[arg(long)]
+    sticky: bool,
+
+    /// The share of new flows of a real server, 1 to 65535 (default 1); may
+    /// be repeated
+    #[arg(long = "weight", value_name = "RIP=N")]
+    weights: Vec<Weight>,
+
+    /// How to attach: native XDP where the driver can, or only that, or generic
+    #[arg(long, value_enum, default_value = "auto")]
+    mode: ModeName,
+
+    /// How many flows of each IP family to remember (default 1000000)
+    #[arg(long, value_name = "N")]
+    flows: Option<u32>,
+
+    /// Stop after this time
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    duration: Option<Duration>,
+
+    /// Print events as JSON, one object per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Values with commas between them.
+#[derive(Clone)]
+struct List<T>(Vec<T>);
+
+impl<T: FromStr<Err: Display>> FromStr for List<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let value = |part: &str| part.parse().map_err(|error: T::Err| format!("`{part}`: {error}"));
+        text.split(',').map(value).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// `PORT[/PROTOCOL]`; whether there is such a protocol the library says.
+#[derive(Clone)]
+struct Port {
+    number: u16,
+    protocol: String,
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let number =
+            number.parse().map_err(|_| format!("`{number}` is no port from 1 to 65535"))?;
+        Ok(Self { number, protocol: protocol.to_owned() })
+    }
+}
+
+/// `ID=PREFIX`.
+#[derive(Clone)]
+struct Vlan {
+    id: u16,
+    prefix: Prefix,
+}
+
+impl FromStr for Vlan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, prefix) = text.split_once('=').ok_or("it is not ID=PREFIX")?;
+        let id = id.parse().map_err(|_| format!("`{id}` is no VLAN id from 1 to 4094"))?;
+        Ok(Self { id, prefix: prefix.parse().map_err(|error: xvs::Error| error.to_string())? })
+    }
+}
+
+/// `RIP=N`.
+#[derive(Clone)]
+struct Weight {
+    real: IpAddr,
+    weight: u32,
+}
+
+impl FromStr for Weight {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (real, weight) = text.split_once('=').ok_or("it is not RIP=N")?;
+        let real = real.parse().map_err(|_| format!("`{real}` is no IP address"))?;
+        let weight =
+            weight.parse().map_err(|_| format!("`{weight}` is no weight from 1 to 65535"))?;
+        Ok(Self { real, weight })
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TunnelName {
+    None,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeName {
+    Auto,
+    Native,
+    Generic,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "it is no number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let options = options(args, global)?;
+    let services = services(args)?;
+    let destinations = destinations(args)?;
+
+    // Before the client starts its threads, so that they are blocked there too.
+    let signals = Signals::block()?;
+    let interfaces: Vec<&str> = args.interfaces.0.iter().map(String::as_str).collect();
+    let client = Client::with_options(options, &interfaces)?;
+    for service in &services {
+        client.set_service(service, &destinations)?;
+    }
+    let mut balancer = Balancer::new(client, services, destinations, args.json);
+    let cause = balancer.serve(&signals, args.duration)?;
+    balancer.summarize(cause)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
+    let mode = match args.mode {
+        ModeName::Auto => Mode::Auto,
+        ModeName::Native => Mode::Native,
+        ModeName::Generic => Mode::Generic,
+    };
+    let mut options = Options::new().instance(&global.instance).bpffs(&global.bpffs).mode(mode);
+    if let Some(flows) = args.flows {
+        options = options.flows(flows);
+    }
+    for prefix in &args.prefixes.0 {
+        options = options.vlan(1, *prefix);
+    }
+    for vlan in &args.vlans {
+        options = options.vlan(vlan.id, vlan.prefix);
+    }
+    options.validate()?;
+    Ok(options)
+}
+
+/// Every port of every VIP.
+fn services(args: &Args) -> anyhow::Result<Vec<Service>> {
+    let mut services: Vec<Service> = Vec::new();
+    for vip in &args.vips.0 {
+        for port in &args.ports {
+            let protocol: Protocol = port.protocol.parse()?;
+            let service = Service::new(*vip, port.number, protocol).sticky(args.sticky);
+            service.validate()?;
+            if services.iter().any(|other| other.key() == service.key()) {
+                bail!("service {service} is named twice");
+            }
+            services.push(service);
+        }
+    }
+    Ok(services)
+}
+
+/// Every real server with its weight.
+fn destinations(args: &Args) -> anyhow::Result<Vec<Destination>> {
+    let tunnel = match args.tunnel {
+        TunnelName::None => Tunnel::None,
+    };
+    let mut weights = BTreeMap::new();
+    for Weight { real, weight } in &args.weights {
+        if !args.reals.contains(real) {
+            bail!("--weight {real}={weight}: {real} is none of the real servers");
+        }
+        if weights.insert(*real, *weight).is_some() {
+            bail!("--weight gives {real} two weights");
+        }
+    }
+    let mut destinations: Vec<Destination> = Vec::new();
+    for real in &args.reals {
+        let weight = weights.get(real).copied().unwrap_or(1);
+        let destination = Destination::new(*real).tunnel(tunnel).weight(weight);
+        destination.validate()?;
+        if destinations.iter().any(|other| other.address == *real) {
+            bail!("real server {real} is named twice");
+        }
+        destinations.push(destination);
+    }
+    Ok(destinations)
+}

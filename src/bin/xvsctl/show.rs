@@ -1,0 +1,421 @@
+//! `xvsctl show`: the state of an instance, whichever process runs it.
+
+use std::io;
+use std::io::BufWriter;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use serde_json::Value;
+use serde_json::json;
+use xvs::Flow;
+use xvs::Info;
+use xvs::Instance;
+use xvs::Interface;
+use xvs::ServiceExtended;
+use xvs::ServiceStatus;
+use xvs::Vip;
+
+use crate::global::Global;
+use crate::global::is_alive;
+use crate::output;
+use crate::output::Links;
+use crate::words;
+use crate::words::Outcome;
+
+/// Show the state of a running instance
+///
+/// Without a subject: info and services.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to show
+    subject: Option<Subject>,
+
+    /// Print JSON, one object per line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Subject {
+    /// Interfaces, limits, latency, and what became of all packets
+    Info,
+    /// Services, with the reason why one forwards nothing
+    Services,
+    /// The real servers of each service
+    Destinations,
+    /// The flows that are remembered
+    Flows,
+    /// The prefixes of each VLAN and its interface
+    Vlans,
+    /// The neighbour entries of the VLANs
+    Neighbours,
+}
+
+pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let instance = global.open()?;
+    let subjects = match args.subject {
+        Some(subject) => vec![subject],
+        None => vec![Subject::Info, Subject::Services],
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    for (index, subject) in subjects.into_iter().enumerate() {
+        if args.json {
+            objects(subject, &instance, &mut out)?;
+            continue;
+        }
+        if index > 0 {
+            writeln!(out)?;
+        }
+        tables(subject, &instance, &mut out)?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For programs: one object per line.
+fn objects(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyhow::Result<()> {
+    let links = Links::read(instance)?;
+    match subject {
+        Subject::Info => {
+            let object = info_object(&instance.info()?, &instance.vips()?, &links);
+            writeln!(out, "{object}")?;
+        }
+        Subject::Services => {
+            for service in instance.services()? {
+                writeln!(out, "{}", service_object(&service))?;
+            }
+        }
+        Subject::Destinations => {
+            for service in instance.services()? {
+                let key = service.service.key();
+                for destination in instance.destinations(&service.service)? {
+                    writeln!(out, "{}", output::destination(&key, &destination, &links))?;
+                }
+            }
+        }
+        Subject::Flows => {
+            for flow in flows(instance)? {
+                writeln!(out, "{}", output::flow(&flow))?;
+            }
+        }
+        Subject::Vlans => {
+            for vlan in instance.vlans()? {
+                let object = json!({
+                    "type": "vlan",
+                    "vlan": vlan.id,
+                    "prefix": vlan.prefix.to_string(),
+                    "interface": vlan.interface.map(|index| links.name(index)),
+                    "interface_index": vlan.interface,
+                });
+                writeln!(out, "{object}")?;
+            }
+        }
+        Subject::Neighbours => {
+            for neighbour in instance.neighbours()? {
+                let object = json!({
+                    "type": "neighbour",
+                    "address": neighbour.address,
+                    "interface": links.name(neighbour.interface),
+                    "interface_index": neighbour.interface,
+                    "mac": neighbour.mac.map(|mac| mac.to_string()),
+                    "state": neighbour.state,
+                    "managed": neighbour.managed,
+                });
+                writeln!(out, "{object}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn info_object(info: &Info, vips: &[Vip], links: &Links) -> Value {
+    let interfaces: Vec<Value> = info
+        .interfaces
+        .iter()
+        .map(|interface| {
+            let link = links.find(interface);
+            json!({
+                "name": interface.name,
+                "index": interface.index,
+                "mode": words::mode(interface.mode),
+                "attached": link.map(|link| link.xdp.is_some()),
+                "up": link.map(|link| link.up),
+                "mtu": link.map(|link| link.mtu),
+                "driver": link.and_then(|link| link.driver.as_deref()),
+                "rx_queues": link.map(|link| link.rx_queues),
+                "tx_queues": link.map(|link| link.tx_queues),
+            })
+        })
+        .collect();
+    let vips: Vec<Value> = vips
+        .iter()
+        .map(|vip| {
+            json!({
+                "address": vip.address,
+                "services": vip.services,
+                "stats": output::stats(&vip.stats),
+            })
+        })
+        .collect();
+    json!({
+        "type": "info",
+        "instance": info.instance,
+        "process": info.process,
+        "alive": is_alive(info.process),
+        "uptime_seconds": info.uptime.as_secs_f64(),
+        "interfaces": interfaces,
+        "services": info.services,
+        "services_limit": info.services_limit,
+        "destinations": info.destinations,
+        "destinations_limit": info.destinations_limit,
+        "flows": info.flows,
+        "flows_limit": info.flows_limit,
+        "table_size": info.table_size,
+        "latency_ns": info.latency,
+        "stats": output::stats(&info.stats),
+        "vips": vips,
+    })
+}
+
+fn service_object(service: &ServiceExtended) -> Value {
+    let unreachable = match service.status {
+        ServiceStatus::Unreachable(address, status) => json!({
+            "address": address,
+            "status": words::destination_status_name(status),
+        }),
+        _ => Value::Null,
+    };
+    json!({
+        "type": "service",
+        "service": service.service.to_string(),
+        "address": service.service.address,
+        "port": service.service.port,
+        "protocol": service.service.protocol.to_string(),
+        "sticky": service.service.sticky,
+        "idle_seconds": service.service.idle.as_secs_f64(),
+        "closing_seconds": service.service.closing.as_secs_f64(),
+        "status": words::service_status_name(service.status),
+        "reason": words::service_status(service.status),
+        "unreachable": unreachable,
+        "destinations": service.destinations,
+        "usable": service.usable,
+        "stats": output::stats(&service.stats),
+    })
+}
+
+/// For people.
+fn tables(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyhow::Result<()> {
+    let links = Links::read(instance)?;
+    match subject {
+        Subject::Info => info_table(&instance.info()?, &instance.vips()?, &links, out)?,
+        Subject::Services => services_table(&instance.services()?, out)?,
+        Subject::Destinations => destinations_table(instance, &links, out)?,
+        Subject::Flows => flows_table(&flows(instance)?, out)?,
+        Subject::Vlans => {
+            let mut table = output::table(&["VLAN", "PREFIX", "INTERFACE"]);
+            for vlan in instance.vlans()? {
+                table.add_row([
+                    vlan.id.to_string(),
+                    vlan.prefix.to_string(),
+                    or_dash(vlan.interface.map(|index| links.name(index))),
+                ]);
+            }
+            output::print_table(out, &table)?;
+        }
+        Subject::Neighbours => {
+            let mut table = output::table(&["ADDRESS", "MAC", "INTERFACE", "STATE", "MANAGED"]);
+            for neighbour in instance.neighbours()? {
+                table.add_row([
+                    neighbour.address.to_string(),
+                    or_dash(neighbour.mac),
+                    links.name(neighbour.interface),
+                    neighbour.state,
+                    if neighbour.managed { "yes" } else { "no" }.to_owned(),
+                ]);
+            }
+            output::print_table(out, &table)?;
+        }
+    }
+    Ok(())
+}
+
+fn info_table(info: &Info, vips: &[Vip], links: &Links, out: &mut impl Write) -> io::Result<()> {
+    let uptime = words::time(info.uptime);
+    let gone = if is_alive(info.process) { "" } else { " (GONE)" };
+    let stats = &info.stats;
+    let mut rows = vec![(
+        "instance".to_owned(),
+        format!("{}, process {}{gone}, up {uptime}", info.instance, info.process),
+    )];
+    for interface in &info.interfaces {
+        rows.push(("interface".to_owned(), interface_line(interface, links)));
+    }
+    rows.push(("services".to_owned(), format!("{} of {}", info.services, info.services_limit)));
+    rows.push((
+        "destinations".to_owned(),
+        format!("{} of {}", info.destinations, info.destinations_limit),
+    ));
+    rows.push((
+        "flows".to_owned(),
+        format!("{} remembered, room for {} of each IP family", info.flows, info.flows_limit),
+    ));
+    let latency = match info.latency {
+        Some(nanoseconds) => format!("{nanoseconds} ns per packet"),
+        None => "not sampled yet".to_owned(),
+    };
+    rows.push(("latency".to_owned(), latency));
+    rows.push((
+        "forwarded".to_owned(),
+        format!(
+            "{} packets, {} octets; {} active, {} recent",
+            stats.packets, stats.octets, stats.active, stats.recent
+        ),
+    ));
+    for vip in vips {
+        rows.push(("vip".to_owned(), vip_line(vip)));
+    }
+    for (name, count) in stats.reasons.iter().filter(|(_, count)| *count > 0) {
+        let outcome = words::outcome(name);
+        let meaning = words::reason(name);
+        rows.push((name.to_owned(), format!("{count} {outcome}: {meaning}")));
+    }
+    let width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+    for (label, text) in rows {
+        writeln!(out, "{label:width$}  {text}")?;
+    }
+    Ok(())
+}
+
+fn interface_line(interface: &Interface, links: &Links) -> String {
+    let mode = words::mode(interface.mode);
+    let Some(link) = links.find(interface) else {
+        return format!("{}: {mode}, not in this network namespace", interface.name);
+    };
+    let down = if link.up { "" } else { ", DOWN" };
+    let detached = if link.xdp.is_some() { "" } else { ", NOT ATTACHED" };
+    format!(
+        "{}: {mode}{down}{detached}, driver {}, {} rx and {} tx queues, MTU {}",
+        interface.name,
+        link.driver.as_deref().unwrap_or("unknown"),
+        link.rx_queues,
+        link.tx_queues,
+        link.mtu
+    )
+}
+
+fn vip_line(vip: &Vip) -> String {
+    let mut line = format!("{}: {}", vip.address, words::count(vip.services, "service"));
+    let counted = words::counted(&vip.stats.reasons, |outcome| outcome != Outcome::Forwarded);
+    if !counted.is_empty() {
+        line = format!("{line}; not forwarded: {counted}");
+    }
+    line
+}
+
+fn services_table(services: &[ServiceExtended], out: &mut impl Write) -> io::Result<()> {
+    let mut table = output::table(&[
+        "SERVICE",
+        "USABLE",
+        "PACKETS",
+        "OCTETS",
+        "ACTIVE",
+        "RECENT",
+        "STATUS",
+        "NOT FORWARDED",
+    ]);
+    for service in services {
+        let stats = &service.stats;
+        table.add_row([
+            service.service.to_string(),
+            format!("{} of {}", service.usable, service.destinations),
+            stats.packets.to_string(),
+            stats.octets.to_string(),
+            stats.active.to_string(),
+            stats.recent.to_string(),
+            words::service_status(service.status),
+            words::counted(&stats.reasons, |outcome| outcome != Outcome::Forwarded),
+        ]);
+    }
+    output::print_table(out, &table)
+}
+
+fn destinations_table(
+    instance: &Instance,
+    links: &Links,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut table = output::table(&[
+        "SERVICE",
+        "DESTINATION",
+        "WEIGHT",
+        "MAC",
+        "INTERFACE",
+        "PACKETS",
+        "OCTETS",
+        "ACTIVE",
+        "RECENT",
+        "STATUS",
+    ]);
+    for service in instance.services()? {
+        for destination in instance.destinations(&service.service)? {
+            let stats = &destination.stats;
+            let status = destination.status;
+            let disabled = if destination.destination.disabled { "disabled, " } else { "" };
+            table.add_row([
+                service.service.to_string(),
+                destination.destination.address.to_string(),
+                destination.destination.weight.to_string(),
+                or_dash(destination.mac),
+                or_dash(destination.interface.map(|index| links.name(index))),
+                stats.packets.to_string(),
+                stats.octets.to_string(),
+                stats.active.to_string(),
+                stats.recent.to_string(),
+                format!("{disabled}{status}"),
+            ]);
+        }
+    }
+    output::print_table(out, &table)?;
+    Ok(())
+}
+
+/// A million rows would make a table library slow: columns by hand.
+fn flows_table(flows: &[Flow], out: &mut impl Write) -> io::Result<()> {
+    let rows: Vec<[String; 5]> = flows
+        .iter()
+        .map(|flow| {
+            [
+                flow.source.to_string(),
+                flow.service.to_string(),
+                or_dash(flow.destination),
+                words::flow_state(flow.state).to_owned(),
+                words::time(flow.idle),
+            ]
+        })
+        .collect();
+    let headings = ["SOURCE", "SERVICE", "DESTINATION", "STATE", "IDLE"];
+    let mut widths = headings.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.len().max(*width);
+        }
+    }
+    let [a, b, c, d, _] = widths;
+    let mut line = |[source, service, destination, state, idle]: [&str; 5]| {
+        writeln!(out, "{source:a$}  {service:b$}  {destination:c$}  {state:d$}  {idle}")
+    };
+    line(headings)?;
+    rows.iter().try_for_each(|row| line(row.each_ref().map(String::as_str)))
+}
+
+/// All flows, in order.
+fn flows(instance: &Instance) -> xvs::Result<Vec<Flow>> {
+    let mut flows = instance.flows(usize::MAX)?;
+    flows.sort_unstable_by_key(|flow| (flow.service, flow.source));
+    Ok(flows)
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}

@@ -1,0 +1,179 @@
+//! States, reasons and times in words.
+
+use std::fmt;
+use std::time::Duration;
+
+use xvs::DestinationStatus;
+use xvs::FlowState;
+use xvs::Mode;
+use xvs::Reasons;
+use xvs::ServiceStatus;
+use xvs::Verdict;
+
+/// The name of a destination's status in JSON.
+pub fn destination_status_name(status: DestinationStatus) -> &'static str {
+    match status {
+        DestinationStatus::Reachable => "reachable",
+        DestinationStatus::NoPrefix => "no_prefix",
+        DestinationStatus::InterfaceDown => "interface_down",
+        DestinationStatus::Resolving => "resolving",
+        DestinationStatus::NoNeighbour => "no_neighbour",
+        _ => "unknown",
+    }
+}
+
+/// The name of a service's status in JSON.
+pub fn service_status_name(status: ServiceStatus) -> &'static str {
+    match status {
+        ServiceStatus::Forwarding => "forwarding",
+        ServiceStatus::Empty => "empty",
+        ServiceStatus::Disabled => "disabled",
+        ServiceStatus::Unreachable(..) => "unreachable",
+        _ => "unknown",
+    }
+}
+
+/// A service's status for people.
+pub fn service_status(status: ServiceStatus) -> String {
+    match status {
+        ServiceStatus::Forwarding => status.to_string(),
+        _ => format!("forwards nothing: {status}"),
+    }
+}
+
+pub fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Auto => "auto",
+        Mode::Native => "native",
+        Mode::Generic => "generic",
+    }
+}
+
+pub fn flow_state(state: FlowState) -> &'static str {
+    match state {
+        FlowState::Open => "open",
+        FlowState::Closing => "closing",
+        _ => "unknown",
+    }
+}
+
+pub fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Drop => "drop",
+        Verdict::Forward => "forward",
+    }
+}
+
+/// What the name of a reason says has become of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    Forwarded,
+    Answered,
+    Dropped,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Passed => "passed",
+            Self::Forwarded => "forwarded",
+            Self::Answered => "answered",
+            Self::Dropped => "dropped",
+        })
+    }
+}
+
+pub fn outcome(reason: &str) -> Outcome {
+    if reason.starts_with("not_") || matches!(reason, "other_host" | "neighbour_discovery") {
+        Outcome::Passed
+    } else if reason.starts_with("forwarded_") {
+        Outcome::Forwarded
+    } else if reason.ends_with("_replied") {
+        Outcome::Answered
+    } else {
+        Outcome::Dropped
+    }
+}
+
+/// What a reason means, and for those that want mending, what to do.
+pub fn reason(name: &str) -> &'static str {
+    match name {
+        "not_ip" => "no IP packet; the host's stack has it",
+        "not_vip" => "for no virtual address; the host's stack has it",
+        "other_host" => "in a frame to another host's MAC address; the host's stack has it",
+        "neighbour_discovery" => "IPv6 neighbour discovery; the host's stack has it",
+        "forwarded_flow" => "to the destination of a known flow",
+        "forwarded_new" => "no flow was known; the hash chose, and the flow is stored",
+        "forwarded_syn" => "a SYN; the hash chose, and nothing is stored",
+        "forwarded_fragment" => "a later fragment, after its first one",
+        "forwarded_icmp" => "an ICMP error, to the owner of the packet it quotes",
+        "echo_replied" => "an ICMP echo request",
+        "too_big_replied" => "too large for the way out, and the client was told",
+        "too_big_limited" => "too large for the way out, and enough clients were told",
+        "no_service" => "no service has this port and protocol; create it, or stop the sender",
+        "no_destination" => {
+            "the service has no usable destination; `xvsctl show destinations` tells why"
+        }
+        "ttl_expired" => "its time to live was used up: look for a routing loop",
+        "malformed" => "its lengths, versions or headers contradict each other",
+        "fragment_orphan" => "a later fragment, and its first one was not seen here",
+        "icmp_unsupported" => "an ICMP message that is neither echo request nor error",
+        "icmp_unowned" => "an ICMP error that quotes no packet of the virtual address",
+        _ => "",
+    }
+}
+
+/// The reasons that were counted and are for `keep`, as `name count, ...`.
+pub fn counted(reasons: &Reasons, keep: impl Fn(Outcome) -> bool) -> String {
+    let counted: Vec<String> = reasons
+        .iter()
+        .filter(|(name, count)| *count > 0 && keep(outcome(name)))
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    counted.join(", ")
+}
+
+/// A time in at most two units, such as `2 h 5 min` or `1.5 s`.
+pub fn time(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", time.as_secs_f64()),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// `1 service`, `2 services`.
+pub fn count<N: Copy + fmt::Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
+    let plural = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_words_and_an_outcome() {
+        for (name, _) in Reasons::default().iter() {
+            assert!(!reason(name).is_empty(), "{name}");
+        }
+        assert_eq!(outcome("not_vip"), Outcome::Passed);
+        assert_eq!(outcome("other_host"), Outcome::Passed);
+        assert_eq!(outcome("forwarded_icmp"), Outcome::Forwarded);
+        assert_eq!(outcome("too_big_replied"), Outcome::Answered);
+        assert_eq!(outcome("too_big_limited"), Outcome::Dropped);
+        assert_eq!(outcome("no_service"), Outcome::Dropped);
+    }
+
+    #[test]
+    fn times_have_two_units() {
+        assert_eq!(time(Duration::from_millis(1_500)), "1.5 s");
+        assert_eq!(time(Duration::from_secs(61)), "1 min 1 s");
+        assert_eq!(time(Duration::from_secs(7_500)), "2 h 5 min");
+        assert_eq!(time(Duration::from_secs(90_000)), "1 d 1 h");
+    }
+}
