@@ -41,7 +41,7 @@ impl Ids {
 
     /// How many can be taken.
     pub(super) fn left(&self) -> usize {
-        (self.limit - self.fresh + 1) as usize + self.freed.len()
+        (self.limit + 1 - self.fresh) as usize + self.freed.len()
     }
 }
 
