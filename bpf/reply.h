@@ -100,17 +100,7 @@ static __always_inline bool icmp_permitted(struct xvs_cpu *cpu)
  */
 static __always_inline int reshape(struct xdp_md *ctx, int room, int whole)
 {
-	int length;
-
-	/* v5.18: 0165cc817075 ("bpf: introduce BPF_F_XDP_HAS_FRAGS flag in
-	 * prog_flags loading the ebpf program") and its series; the
-	 * difference of pointers needs CAP_PERFMON and goes with 5.15.
-	 */
-	if (bpf_core_enum_value_exists(enum bpf_func_id,
-				       BPF_FUNC_xdp_get_buff_len))
-		length = bpf_xdp_get_buff_len(ctx);
-	else
-		length = ctx->data_end - ctx->data;
+	int length = ctx->data_end - ctx->data;
 
 	if (bpf_xdp_adjust_head(ctx, -room))
 		return -1;

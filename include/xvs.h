@@ -38,7 +38,7 @@ enum {
 	/* Interfaces an instance can be attached to. */
 	XVS_INTERFACES = 64,
 	/* MAC addresses that frames for a VIP may be sent to. */
-	XVS_MACS = 128,
+	XVS_MACS = 64,
 	/* Bits of the filter that tells most foreign addresses from VIPs. */
 	XVS_FILTER_BITS = 65536,
 	/* Room for enum xvs_reason. */

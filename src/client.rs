@@ -96,7 +96,7 @@ impl Client {
     ///
     /// When an option or interface is wrong, a VLAN's prefix is on none of the
     /// interfaces, one of them has another XDP program, another process runs
-    /// the instance, capabilities are missing (CAP_BPF and CAP_NET_ADMIN), or
+    /// the instance, capabilities are missing (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), or
     /// the kernel refuses the program. Nothing is attached then.
     pub fn with_options(options: Options, interfaces: &[&str]) -> Result<Self> {
         options.validate()?;
@@ -111,6 +111,7 @@ impl Client {
         let prefixes = discovery::resolve_prefixes(&options.config, &indices, &observed)?;
 
         let directory = Directory::create(&options.bpffs, &options.instance)?;
+        check_unoccupied(&ports, &observed)?;
         let settings = settings(&options)?;
         let sizes = Sizes {
             settings,
@@ -379,7 +380,7 @@ fn find<'a>(
         .ok_or(Error::DestinationNotFound { service, address })
 }
 
-/// The interfaces of these names, which must be up and without XDP programs.
+/// The interfaces of these names, which must be up.
 fn ports(names: &[&str], observed: &Snapshot) -> Result<Vec<Port>> {
     let list = |reason: String| Error::InterfaceList { reason };
     if names.is_empty() {
@@ -400,12 +401,20 @@ fn ports(names: &[&str], observed: &Snapshot) -> Result<Vec<Port>> {
         if !link.up {
             return Err(Error::InterfaceDown { interface });
         }
-        if let Some(xdp) = link.xdp {
-            return Err(Error::ForeignProgram { interface, program: program_name(xdp.id) });
-        }
         ports.push(Port { index: link.index, name: interface, up: link.running });
     }
     Ok(ports)
+}
+
+/// Refuses interfaces that have an XDP program already, whosever it is.
+fn check_unoccupied(ports: &[Port], observed: &Snapshot) -> Result<()> {
+    for port in ports {
+        if let Some(xdp) = observed.links.get(&port.index).and_then(|link| link.xdp) {
+            let (interface, program) = (port.name.clone(), program_name(xdp.id));
+            return Err(Error::ForeignProgram { interface, program });
+        }
+    }
+    Ok(())
 }
 
 fn settings(options: &Options) -> Result<Settings> {
@@ -452,7 +461,10 @@ fn attach(
                 let attachment = dataplane
                     .attach(port.index, Mode::Generic)
                     .map_err(|source| Error::Attach { interface: interface(), source })?;
-                let reason = source.to_string();
+                let reason = match source.kind() {
+                    ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),
+                    _ => source.to_string(),
+                };
                 events.push(Event::GenericMode { interface: interface(), reason });
                 Ok((attachment, true))
             }

@@ -182,11 +182,7 @@ impl Options {
 
     /// Checks every option; the error names the one that is wrong.
     pub fn validate(&self) -> Result<()> {
-        let named = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if self.instance.is_empty() || self.instance.len() > 64 || !self.instance.chars().all(named)
-        {
-            return Err(Error::InvalidInstance { instance: self.instance.clone() });
-        }
+        validate_instance(&self.instance)?;
         for (option, value, least, most) in [
             ("services", self.services, 1, 65_535),
             ("destinations", self.destinations, 1, 1_048_575),
@@ -203,6 +199,15 @@ impl Options {
         }
         self.config.validate()
     }
+}
+
+/// Checks the name of an instance, which is also that of a folder.
+pub(crate) fn validate_instance(name: &str) -> Result<()> {
+    let named = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(named) {
+        return Err(Error::InvalidInstance { instance: name.to_owned() });
+    }
+    Ok(())
 }
 
 fn is_prime(n: u32) -> bool {

@@ -75,6 +75,8 @@ pub enum Error {
     MissingCapability { missing: Vec<&'static str> },
     /// The BPF file system is not there or not usable.
     Bpffs { path: PathBuf, source: io::Error },
+    /// The pins of an instance may be used by their owner alone.
+    PinAccess { path: PathBuf, source: io::Error },
     /// The pinned instance has another layout version.
     Layout { path: PathBuf, found: u32, expected: u32 },
     /// A packet cannot have addresses of two families.
@@ -182,6 +184,11 @@ impl fmt::Display for Error {
                  `mount -t bpf bpf {0}` makes one",
                 path.display()
             ),
+            Self::PinAccess { path, source } => write!(
+                f,
+                "{}: {source}; run as root, or as the user who owns the instance",
+                path.display()
+            ),
             Self::Layout { path, found, expected } => write!(
                 f,
                 "{} was made by another version (layout {found}, this one is {expected}); \
@@ -215,6 +222,7 @@ impl std::error::Error for Error {
             Self::NativeUnsupported { source, .. }
             | Self::Attach { source, .. }
             | Self::Bpffs { source, .. }
+            | Self::PinAccess { source, .. }
             | Self::Map { source, .. }
             | Self::System { source, .. } => Some(source),
             Self::Load { source } | Self::Netlink { source, .. } => Some(source.as_ref()),

@@ -34,6 +34,7 @@ use crate::bpf::ServiceRecord;
 use crate::bpf::StatusCode;
 use crate::bpf::octets_address;
 use crate::clock::now_ns;
+use crate::config::validate_instance;
 use crate::host;
 use crate::host::NeighbourInfo;
 
@@ -56,7 +57,13 @@ pub struct Detached {
 
 impl Instance {
     /// Opens the instance of this name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, it was made by another version, or its pins may
+    /// not be read.
     pub fn open(bpffs: &Path, name: &str) -> Result<Self> {
+        validate_instance(name)?;
         Ok(Self { name: name.to_owned(), maps: Arc::new(Maps::open(bpffs, name)?) })
     }
 
@@ -72,6 +79,7 @@ impl Instance {
     /// Removes what a process that has died left of its instance. An instance
     /// whose process lives is left alone: [`Error::InstanceBusy`].
     pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
+        validate_instance(name)?;
         let pins = Directory::take(bpffs, name)?.remove()?;
         Ok(Detached { pins })
     }

@@ -410,7 +410,7 @@ fn balance_runs_obeys_and_leaves_nothing() {
     }
 
     let again = [&["balance"][..], &WEB].concat();
-    assert_fails(&again, lab.run(&again), &["eth0", "another XDP program"]);
+    assert_fails(&again, lab.run(&again), &["is run by process"]);
     let process = balance.child.id().to_string();
     let same = ["balance", "eth1", "10.1.3.0/24", "192.168.100.2", "10.1.3.3"];
     assert_fails(&same, lab.run(&same), &[&lab.instance, &process]);

@@ -48,11 +48,11 @@ impl Directory {
             .recursive(true)
             .mode(0o700)
             .create(&path)
-            .map_err(|source| Error::Bpffs { path: bpffs.to_owned(), source })?;
+            .map_err(|source| fault(&path, source))?;
         let directory = Self::lock(path, instance)?;
         let found = layout(&directory.path)?;
         if let Some(found) = found.filter(|found| *found != LAYOUT) {
-            return Err(Error::Layout { path: directory.path, found, expected: LAYOUT });
+            return Err(Error::Layout { path: directory.path.clone(), found, expected: LAYOUT });
         }
         directory.clear()?;
         Ok(directory)
@@ -75,7 +75,7 @@ impl Directory {
             Err((_, Errno::EWOULDBLOCK)) => {
                 Err(Error::InstanceBusy { instance: instance.to_owned(), process: owner(&path) })
             }
-            Err((_, errno)) => Err(Error::Bpffs { path, source: errno.into() }),
+            Err((_, errno)) => Err(fault(&path, errno.into())),
         }
     }
 
@@ -86,7 +86,7 @@ impl Directory {
 
     /// Removes all pins; their names are returned.
     pub(crate) fn clear(&self) -> Result<Vec<String>> {
-        let fault = |source| Error::Bpffs { path: self.path.clone(), source };
+        let fault = |source| fault(&self.path, source);
         let mut removed = Vec::new();
         for entry in fs::read_dir(&self.path).map_err(fault)? {
             let entry = entry.map_err(fault)?;
@@ -100,12 +100,7 @@ impl Directory {
     /// Removes the folder with all pins; their names are returned.
     pub(crate) fn remove(self) -> Result<Vec<String>> {
         let removed = self.clear()?;
-        fs::remove_dir(&self.path)
-            .map_err(|source| Error::Bpffs { path: self.path.clone(), source })?;
-        if let Some(parent) = self.path.parent() {
-            // It stays while there are other instances.
-            let _ = fs::remove_dir(parent);
-        }
+        fs::remove_dir(&self.path).map_err(|source| fault(&self.path, source))?;
         Ok(removed)
     }
 
@@ -115,13 +110,23 @@ impl Directory {
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(Error::Bpffs { path, source }),
+            Err(source) => return Err(fault(&path, source)),
         };
         let mut names: Vec<String> = entries
             .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
             .collect();
         names.sort();
         Ok(names)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Neither is removed while there is something in it.
+        let _ = fs::remove_dir(&self.path);
+        if let Some(parent) = self.path.parent() {
+            let _ = fs::remove_dir(parent);
+        }
     }
 }
 
@@ -140,6 +145,14 @@ impl Maps {
             }),
             Some(found) => Err(Error::Layout { path, found, expected: LAYOUT }),
         }
+    }
+}
+
+fn fault(path: &Path, source: io::Error) -> Error {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::PinAccess { path, source },
+        _ => Error::Bpffs { path, source },
     }
 }
 
@@ -170,7 +183,7 @@ fn layout(path: &Path) -> Result<Option<u32>> {
     let pin = path.join(DESCRIPTION);
     match fs::symlink_metadata(&pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::Bpffs { path: pin, source }),
+        Err(source) => return Err(fault(&pin, source)),
         Ok(_) => {}
     }
     // The layout is the first word, whatever else another version has there.

@@ -64,7 +64,7 @@ records! {
     FlowRecord: 16,
     Flow4Key: 16,
     Flow6Key: 40,
-    Gate: 9216,
+    Gate: 8704,
     Gauge: 16,
     InstanceRecord: 1616,
     PrefixRecord: 32,

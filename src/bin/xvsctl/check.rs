@@ -163,7 +163,7 @@ fn owners(bpffs: &Path) -> Vec<(String, u32)> {
 }
 
 fn host_findings(bpffs: &Path) -> Vec<Finding> {
-    let release = read("/proc/sys/kernel/osrelease");
+    let release = host::kernel_release().unwrap_or_default();
     let version = version(&release);
     vec![
         kernel(&release, version),

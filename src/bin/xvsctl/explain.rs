@@ -33,9 +33,9 @@ use crate::words;
 
 /// Explain what would happen to a packet, step by step
 ///
-/// Nothing is sent and nothing changes. IPv6 addresses with a port are
-/// written [ADDRESS]:PORT.
+/// Nothing is sent and nothing changes.
 #[derive(clap::Args)]
+#[command(after_help = "IPv6 addresses with a port are written [ADDRESS]:PORT.")]
 pub struct Args {
     /// The packet's protocol
     #[arg(value_enum)]
