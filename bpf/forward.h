@@ -30,7 +30,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	if (!ifindex)
 		return XVS_NO_DESTINATION;
 	if (p->length > d->mtu)
-		return reply_too_big(ctx, p, d->mtu);
+		return reply_too_big(ctx, p, d->mtu, reason);
 
 	if (p->fragment == FIRST_FRAGMENT)
 		fragment_store(p, d->generation);

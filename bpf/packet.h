@@ -170,10 +170,10 @@ static __always_inline bool gate_has_mac(struct xvs_gate *gate,
 	int i;
 
 	for (i = 0; i < XVS_MACS; i++) {
-		if (gate->macs[i] == mac)
-			return true;
 		if (!gate->macs[i])
 			break;
+		if (gate->macs[i] == mac)
+			return true;
 	}
 	return false;
 }

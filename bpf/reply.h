@@ -55,6 +55,25 @@ static __always_inline void swap_macs(struct ethhdr *eth)
 	__builtin_memcpy(eth->h_source, mac, 6);
 }
 
+/* Whether the packet came from one host, which may be answered (RFC 1122,
+ * section 3.2.2, and RFC 4443, section 2.4).
+ */
+static __always_inline bool has_host_source(struct packet *p)
+{
+	const __u32 *words;
+	__u32 source;
+
+	if (p->version == 4) {
+		source = bpf_ntohl(p->ip4->saddr);
+		return source >> 24 != 0 && source >> 24 != 127 &&
+		       source < 0xe0000000;
+	}
+	words = p->ip6->saddr.in6_u.u6_addr32;
+	return (words[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000) &&
+	       (words[0] | words[1] | words[2] |
+		(words[3] & bpf_htonl(0xfffffffe)));
+}
+
 /* Turns an echo request into its reply. Nothing but the type, the addresses
  * and the TTL changes, so the checksums are updated for these alone.
  */
@@ -62,10 +81,17 @@ static __always_inline int reply_echo(struct packet *p)
 {
 	struct icmphdr *icmp = p->transport;
 	__u8 type = p->version == 4 ? 0 : 129;
+	__u16 sum;
 
+	if (!has_host_source(p))
+		return XVS_ICMP_UNSUPPORTED;
 	swap_macs(p->eth);
-	icmp->checksum = update_sum(icmp->checksum, bpf_htons(icmp->type << 8),
-				    bpf_htons(type << 8));
+	sum = update_sum(icmp->checksum, bpf_htons(icmp->type << 8),
+			 bpf_htons(type << 8));
+	/* An ICMP message of zeros alone has 0xffff, which is as good as 0 for
+	 * all others.
+	 */
+	icmp->checksum = p->version == 4 && !sum ? 0xffff : sum;
 	icmp->type = type;
 	if (p->version == 4) {
 		struct iphdr *ip = p->ip4;
@@ -201,10 +227,14 @@ static __noinline int error_too_big6(struct xdp_md *ctx, __u32 mtu)
  * smallest MTU of its family, so there is enough to quote.
  */
 static __always_inline int reply_too_big(struct xdp_md *ctx, struct packet *p,
-					 __u32 mtu)
+					 __u32 mtu, int reason)
 {
 	int error;
 
+	/* An error is no answer to an error, nor to a later fragment. */
+	if (reason == XVS_FORWARDED_ICMP || reason == XVS_FORWARDED_FRAGMENT ||
+	    !has_host_source(p))
+		return XVS_TOO_BIG_LIMITED;
 	if (p->length < (p->version == 4 ? QUOTE4 : QUOTE6) ||
 	    !icmp_permitted(p->cpu))
 		return XVS_TOO_BIG_LIMITED;

@@ -413,14 +413,17 @@ impl Control {
             }
         }
         let ports: Vec<u32> = self.ports.iter().map(|p| p.index).collect();
+        // A prefix whose address went away stays where it was: IPv6 addresses
+        // go with a link that is down, and flows need no address of ours.
         let prefixes: Vec<PrefixInterface> = self
             .config
             .prefixes()
             .filter_map(|(vlan, prefix)| {
                 let one = Config::default().vlan(vlan, prefix);
-                discovery::resolve_prefixes(&one, &ports, &self.observed).ok()
+                let found = discovery::resolve_prefixes(&one, &ports, &self.observed);
+                let last = || self.prefixes.iter().find(|p| p.prefix == prefix).copied();
+                found.ok().and_then(|found| found.first().copied()).or_else(last)
             })
-            .flatten()
             .collect();
         if prefixes != self.prefixes {
             self.prefixes = prefixes;

@@ -24,7 +24,7 @@ pub struct Stats {
     pub packets: u64,
     /// Octets of the IP packets forwarded.
     pub octets: u64,
-    /// Flows stored since the start.
+    /// Flows that began with a packet forwarded.
     pub flows: u64,
     /// TCP SYN packets forwarded.
     pub syn: u64,
@@ -119,7 +119,8 @@ reasons! {
     echo_replied: XVS_ECHO_REPLIED,
     /// Answered: too large for the way out, the client is told so.
     too_big_replied: XVS_TOO_BIG_REPLIED,
-    /// Dropped: too large for the way out, and enough clients were told.
+    /// Dropped: too large for the way out, and no answer was due: enough were
+    /// sent this second, or it is an ICMP error or a later fragment.
     too_big_limited: XVS_TOO_BIG_LIMITED,
     /// Dropped: no service has this port and protocol.
     no_service: XVS_NO_SERVICE,
@@ -132,7 +133,7 @@ reasons! {
     /// Dropped: a later fragment whose first one was not seen.
     fragment_orphan: XVS_FRAGMENT_ORPHAN,
     /// Dropped: an ICMP message that is neither echo request nor error, or
-    /// an echo request in fragments.
+    /// an echo request in fragments or from no single host.
     icmp_unsupported: XVS_ICMP_UNSUPPORTED,
     /// Dropped: an ICMP error that quotes no packet of the virtual address.
     icmp_unowned: XVS_ICMP_UNOWNED,

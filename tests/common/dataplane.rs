@@ -1,0 +1,464 @@
+//! The data plane between two interfaces that nobody else sends on, run on
+//! single frames by BPF_PROG_TEST_RUN.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use libbpf_rs::MapCore;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::Program;
+use nix::mount::MntFlags;
+use nix::mount::MsFlags;
+use nix::time::ClockId;
+use nix::time::clock_gettime;
+use xvs::Client;
+use xvs::Destination;
+use xvs::Options;
+use xvs::Protocol;
+use xvs::Service;
+use xvs::Stats;
+
+use super::netns::Namespace;
+use super::netns::sh;
+
+/// What the program returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Aborted,
+    Drop,
+    Pass,
+    Tx,
+    Redirect,
+}
+
+/// One of the balancer's two interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// 10.1.2.1/24 and fd00:1:2::1/64, MTU 1500.
+    Lb0,
+    /// 10.1.3.1/24 and fd00:1:3::1/64, MTU 1400.
+    Lb1,
+}
+
+impl Port {
+    /// The interface's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lb0 => "lb0",
+            Self::Lb1 => "lb1",
+        }
+    }
+
+    /// The interface's MAC address.
+    pub const fn mac(self) -> [u8; 6] {
+        match self {
+            Self::Lb0 => [0x02, 0, 0, 0, 0, 0x10],
+            Self::Lb1 => [0x02, 0, 0, 0, 0, 0x11],
+        }
+    }
+
+    /// The longest IP packet that it takes.
+    pub const fn mtu(self) -> u16 {
+        match self {
+            Self::Lb0 => 1500,
+            Self::Lb1 => 1400,
+        }
+    }
+
+    /// The port that a real server is behind.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) if v4.octets()[2] == 2 => Self::Lb0,
+            IpAddr::V6(v6) if v6.segments()[2] == 2 => Self::Lb0,
+            _ => Self::Lb1,
+        }
+    }
+
+    /// Gives it its addresses, which it loses when it goes down.
+    pub fn add_addresses(self) {
+        let net = if self == Self::Lb0 { 2 } else { 3 };
+        sh(&format!(
+            "ip address replace 10.1.{net}.1/24 dev {0}
+             ip address replace fd00:1:{net}::1/64 dev {0} nodad",
+            self.name()
+        ));
+    }
+}
+
+/// The MAC address of a real server, unless a test changes it.
+pub fn server_mac(address: IpAddr) -> [u8; 6] {
+    match address {
+        IpAddr::V4(v4) => [0x02, 0x04, 0, v4.octets()[2], 0, v4.octets()[3]],
+        IpAddr::V6(v6) => [0x02, 0x06, 0, v6.segments()[2] as u8, 0, v6.segments()[7] as u8],
+    }
+}
+
+/// Makes a permanent neighbour entry for a real server, or changes it.
+pub fn set_neighbour(address: IpAddr, mac: [u8; 6]) {
+    sh(&format!(
+        "ip neigh replace {address} lladdr {} dev {} nud permanent",
+        xvs::Mac(mac),
+        Port::of(address).name()
+    ));
+}
+
+/// A file system for pinned objects, unmounted when dropped.
+struct Bpffs(PathBuf);
+
+impl Bpffs {
+    fn mount(name: &str) -> Self {
+        let path = Path::new("/run").join(name);
+        fs::create_dir_all(&path).expect("root may write to /run");
+        let bpffs = Self(path);
+        nix::mount::mount(Some("bpf"), &bpffs.0, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .expect("root may mount a BPF file system");
+        bpffs
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// A client on both interfaces with the pinned program of its instance.
+pub struct Dataplane {
+    /// The control plane.
+    pub client: Client,
+    /// The flow table of IPv4.
+    pub flows4: MapHandle,
+    /// The flow table of IPv6.
+    pub flows6: MapHandle,
+    /// The first fragments of both families.
+    pub fragments: MapHandle,
+    program: OwnedFd,
+    indices: [u32; 2],
+    context: bool,
+}
+
+impl Dataplane {
+    /// Runs a test on a thread inside a new namespace with a new data plane.
+    /// Small limits are set; `options` may set others.
+    pub fn with<T: Send>(
+        options: impl FnOnce(Options) -> Options + Send,
+        test: impl FnOnce(&Self) -> T + Send,
+    ) -> T {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let instance = format!("test-{}-{number}", std::process::id());
+        let bpffs = Bpffs::mount(&format!("xvs-{instance}"));
+        let peer = Namespace::new("peer");
+        peer.sh("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        let namespace = Namespace::new("lb");
+        namespace.enter(|| {
+            for port in [Port::Lb0, Port::Lb1] {
+                sh(&format!(
+                    "ip link add {0} address {1} mtu {2} type veth \
+                         peer name p{0} mtu {2} netns {3}
+                     ip link set {0} up
+                     ip -n {3} link set p{0} up",
+                    port.name(),
+                    xvs::Mac(port.mac()),
+                    port.mtu(),
+                    peer.name()
+                ));
+                port.add_addresses();
+            }
+            for net in [2, 3] {
+                for host in 3..=40 {
+                    set_neighbour(IpAddr::from([10, 1, net, host]), [2, 4, 0, net, 0, host]);
+                    let v6 = [0xfd00, 1, u16::from(net), 0, 0, 0, 0, u16::from(host)];
+                    set_neighbour(IpAddr::from(v6), [2, 6, 0, net, 0, host]);
+                }
+            }
+            let prefix = |text: &str| text.parse().expect("a prefix");
+            let limits = Options::new()
+                .instance(&instance)
+                .bpffs(&bpffs.0)
+                .services(64)
+                .destinations(64)
+                .flows(16_384)
+                .table_size(251)
+                .icmp_rate(1_000_000)
+                .vlan(2, prefix("10.1.2.0/24"))
+                .vlan(2, prefix("fd00:1:2::/64"))
+                .vlan(3, prefix("10.1.3.0/24"))
+                .vlan(3, prefix("fd00:1:3::/64"));
+            let client = Client::with_options(options(limits), &["lb0", "lb1"])
+                .expect("the data plane loads and attaches");
+            test(&Self::open(client, &bpffs.0.join("xvs").join(&instance)))
+        })
+    }
+
+    fn open(client: Client, pins: &Path) -> Self {
+        let map = |name: &str| {
+            MapHandle::from_pinned_path(pins.join(name)).expect("the map is pinned by its name")
+        };
+        let index = |port: Port| {
+            let info = client.info().expect("an instance that runs");
+            let interface = info.interfaces.iter().find(|i| i.name == port.name());
+            interface.expect("the client is on both interfaces").index
+        };
+        let mut dataplane = Self {
+            flows4: map("flows4"),
+            flows6: map("flows6"),
+            fragments: map("fragments"),
+            program: Program::fd_from_pinned_path(pins.join("xvs")).expect("a pinned program"),
+            indices: [index(Port::Lb0), index(Port::Lb1)],
+            context: true,
+            client,
+        };
+        // Before 5.15 test runs of XDP programs take no context.
+        let refused = dataplane.test_run(Port::Lb0, &[0; 64]).err();
+        dataplane.context = refused.and_then(|e| e.raw_os_error()) != Some(nix::libc::EINVAL);
+        dataplane
+    }
+
+    /// Whether the kernel lets a test say which interface a frame came by.
+    pub const fn has_context(&self) -> bool {
+        self.context
+    }
+
+    /// Runs the program on a frame: the verdict and the frame afterwards.
+    pub fn run(&self, ingress: Port, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        self.test_run(ingress, frame).expect("the kernel runs the program on the frame")
+    }
+
+    #[allow(unsafe_code, reason = "libbpf-rs runs only programs of its own objects")]
+    fn test_run(&self, ingress: Port, frame: &[u8]) -> io::Result<(Verdict, Vec<u8>)> {
+        let context = libbpf_sys::xdp_md {
+            data: 0,
+            data_end: frame.len() as u32,
+            data_meta: 0,
+            ingress_ifindex: self.indices[ingress as usize],
+            rx_queue_index: 0,
+            egress_ifindex: 0,
+        };
+        let mut output = vec![0; frame.len() + 512];
+        let mut options = libbpf_sys::bpf_test_run_opts {
+            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+            data_in: frame.as_ptr().cast(),
+            data_size_in: frame.len() as u32,
+            data_out: output.as_mut_ptr().cast(),
+            data_size_out: output.len() as u32,
+            repeat: 1,
+            ..Default::default()
+        };
+        if self.context {
+            options.ctx_in = std::ptr::from_ref(&context).cast();
+            options.ctx_size_in = size_of_val(&context) as u32;
+        }
+        // SAFETY: the pointers in `options` are to buffers of the sizes that
+        // it gives, which live until the call returns.
+        let result = unsafe {
+            libbpf_sys::bpf_prog_test_run_opts(self.program.as_raw_fd(), &raw mut options)
+        };
+        if result < 0 {
+            return Err(io::Error::from_raw_os_error(-result));
+        }
+        output.truncate(options.data_size_out as usize);
+        let verdict = match options.retval {
+            0 => Verdict::Aborted,
+            1 => Verdict::Drop,
+            2 => Verdict::Pass,
+            3 => Verdict::Tx,
+            4 => Verdict::Redirect,
+            other => panic!("the program returned {other}"),
+        };
+        Ok((verdict, output))
+    }
+
+    /// The verdict for a frame that came in on one port and leaves on another.
+    pub fn forwards(&self, ingress: Port, egress: Port) -> Verdict {
+        if self.context && ingress == egress { Verdict::Tx } else { Verdict::Redirect }
+    }
+
+    /// Creates a service with destinations and waits until those that are
+    /// enabled are in use.
+    pub fn serve(&self, service: &Service, destinations: &[Destination]) {
+        let () = self.client.set_service(service, destinations).expect("the service fits");
+        self.settle(service, destinations.iter().filter(|d| !d.disabled).count());
+    }
+
+    /// Waits until a service has this many usable destinations.
+    pub fn settle(&self, service: &Service, usable: usize) {
+        wait_for(&format!("usable destinations of {service}"), &usable, || {
+            self.client.service(service).expect("the service exists").usable
+        });
+    }
+
+    /// Changes a real server's MAC address and waits until packets of the
+    /// service follow.
+    pub fn move_server(&self, service: &Service, address: IpAddr, mac: [u8; 6]) {
+        set_neighbour(address, mac);
+        wait_for(&format!("the MAC address of {address}"), &Some(xvs::Mac(mac)), || {
+            let destinations = self.client.destinations(service).expect("the service exists");
+            destinations.iter().find(|d| d.destination.address == address).and_then(|d| d.mac)
+        });
+    }
+
+    /// Every counter of the instance under a name that tells whose it is.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut counters = BTreeMap::new();
+        let mut add = |whose: &str, stats: &Stats| {
+            for (name, value) in [
+                ("packets", stats.packets),
+                ("octets", stats.octets),
+                ("flows", stats.flows),
+                ("syn", stats.syn),
+                ("fin", stats.fin),
+                ("rst", stats.rst),
+            ] {
+                counters.insert(format!("{whose} {name}"), value);
+            }
+            for (name, value) in stats.reasons.iter() {
+                counters.insert(format!("{whose} {name}"), value);
+            }
+        };
+        add("all", &self.client.info().expect("info").stats);
+        for vip in self.client.vips().expect("VIPs") {
+            add(&format!("{}", vip.address), &vip.stats);
+        }
+        for service in self.client.services().expect("services") {
+            let name = service.service.to_string();
+            add(&name, &service.stats);
+            for destination in self.client.destinations(&service.service).expect("destinations") {
+                let name = format!("{name} at {}", destination.destination.address);
+                add(&name, &destination.stats);
+            }
+        }
+        counters
+    }
+
+    fn flows(&self, key: &FlowKey) -> &MapHandle {
+        if key.0.len() == 16 { &self.flows4 } else { &self.flows6 }
+    }
+
+    /// The entry of a flow, whether it lives or not.
+    pub fn flow(&self, key: &FlowKey) -> Option<FlowEntry> {
+        let value = self.flows(key).lookup(&key.0, MapFlags::ANY).expect("a lookup");
+        value.map(|value| FlowEntry(value.try_into().expect("16 octets")))
+    }
+
+    /// Writes the entry of a flow.
+    pub fn set_flow(&self, key: &FlowKey, entry: &FlowEntry) {
+        self.flows(key).update(&key.0, &entry.0, MapFlags::EXIST).expect("the flow is there");
+    }
+
+    /// Makes a flow look as if its last packet had come so much earlier.
+    pub fn age_flow(&self, key: &FlowKey, by: Duration) {
+        let mut entry = self.flow(key).expect("the flow is there");
+        entry.set_seen(entry.seen().wrapping_sub(ticks(by)));
+        self.set_flow(key, &entry);
+    }
+
+    /// Makes every first fragment look as if it had come so much earlier.
+    pub fn age_fragments(&self, by: Duration) {
+        // An update moves an entry, so the keys are read before any is made.
+        let keys: Vec<Vec<u8>> = self.fragments.keys().collect();
+        for key in keys {
+            let Some(mut value) = self.fragments.lookup(&key, MapFlags::ANY).expect("a lookup")
+            else {
+                continue;
+            };
+            let seen = u32::from_ne_bytes(value[8..12].try_into().expect("four octets"));
+            value[8..12].copy_from_slice(&seen.wrapping_sub(ticks(by)).to_ne_bytes());
+            self.fragments.update(&key, &value, MapFlags::EXIST).expect("the fragment is there");
+        }
+    }
+}
+
+/// The key of a flow in `flows4` or `flows6`, as the data plane lays it out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKey(Vec<u8>);
+
+impl FlowKey {
+    /// The flow of a client to a service.
+    pub fn new(client: SocketAddr, vip: SocketAddr, protocol: Protocol) -> Self {
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let mut key = [octets(client.ip()), octets(vip.ip())].concat();
+        key.extend(client.port().to_be_bytes());
+        key.extend(vip.port().to_be_bytes());
+        key.extend([protocol.number(), 0, 0, 0]);
+        Self(key)
+    }
+}
+
+/// The value of a flow: slot, generation, seen, state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowEntry([u8; 16]);
+
+impl FlowEntry {
+    fn word(&self, index: usize) -> u32 {
+        u32::from_ne_bytes(self.0[index * 4..index * 4 + 4].try_into().expect("four octets"))
+    }
+
+    /// The destination's slot.
+    pub fn slot(&self) -> u32 {
+        self.word(0)
+    }
+
+    /// The destination's generation.
+    pub fn generation(&self) -> u32 {
+        self.word(1)
+    }
+
+    /// When its last packet came, in ticks.
+    pub fn seen(&self) -> u32 {
+        self.word(2)
+    }
+
+    /// Whether its client has sent FIN or RST.
+    pub fn is_closing(&self) -> bool {
+        self.0[12] == 1
+    }
+
+    /// Sets when its last packet came.
+    pub fn set_seen(&mut self, ticks: u32) {
+        self.0[8..12].copy_from_slice(&ticks.to_ne_bytes());
+    }
+}
+
+/// A duration in the data plane's ticks of 2^30 ns.
+pub fn ticks(duration: Duration) -> u32 {
+    (duration.as_nanos() >> 30) as u32
+}
+
+/// The data plane's clock.
+pub fn now() -> u32 {
+    ticks(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a monotonic clock").into())
+}
+
+/// Asks until the answer is the right one; panics when it is not within 5
+/// seconds.
+pub fn wait_for<T: PartialEq + Debug>(what: &str, right: &T, answer: impl Fn() -> T) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let last = answer();
+        if last == *right {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what} must be {right:?}, is {last:?} after 5 seconds");
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}

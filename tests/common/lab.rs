@@ -1,0 +1,309 @@
+//! A network of namespaces: a switch, a balancer, a client and backends.
+//!
+//! ```text
+//!   client ──┐
+//!   lb ──────┤ sw (a bridge)     10.1.2.0/24, fd00:1:2::/64
+//!   b1..bN ──┘
+//! ```
+//!
+//! The VIPs are on the backends' loopback; the client's routes to them lead
+//! through `lb`, whose interface is `eth0` as everywhere. With a second
+//! bridge the client is in 10.1.9.0/24 and fd00:1:9::/64, where `lb` has an
+//! `eth1`, and the backends' answers are routed by `sw`.
+
+use std::fmt::Write;
+use std::fs;
+use std::fs::Permissions;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
+use xvs::Client;
+use xvs::Mode;
+use xvs::Options;
+
+use super::netns::Namespace;
+use super::netns::sh;
+use super::server::Server;
+use super::xdp;
+
+/// The virtual addresses, two of each family.
+pub const VIPS: [&str; 4] = ["192.168.100.1", "fd00:100::1", "192.168.100.2", "fd00:100::2"];
+/// The TCP ports that every backend serves.
+pub const TCP: [u16; 2] = [80, 8080];
+/// The UDP port that every backend serves on the VIPs.
+pub const UDP: u16 = 53;
+/// How many addresses of each family the client has, from .100 on.
+pub const CLIENTS: u16 = 16;
+
+/// An address that a test writes down.
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an IP address")
+}
+
+/// A VIP's port by the VIP's place in [`VIPS`].
+pub fn vip(number: usize, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(VIPS[number]), port)
+}
+
+/// Polls until the condition gives a value; panics if that takes longer.
+pub fn wait<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A backend with its server.
+pub struct Backend {
+    /// Its name, which its server tells.
+    pub name: String,
+    /// Its IPv4 address.
+    pub v4: IpAddr,
+    /// Its IPv6 address.
+    pub v6: IpAddr,
+    server: Option<Server>,
+    /// Where it is.
+    pub namespace: Namespace,
+}
+
+impl Backend {
+    fn new(number: usize) -> Self {
+        let host = 10 + number;
+        Self {
+            name: format!("b{number}"),
+            v4: ip(&format!("10.1.2.{host}")),
+            v6: ip(&format!("fd00:1:2::{host}")),
+            server: None,
+            namespace: Namespace::new(&format!("b{number}")),
+        }
+    }
+
+    /// The hardware address that it has at first.
+    pub fn mac(&self) -> [u8; 6] {
+        let number: u8 = self.name[1..].parse().expect("names end in a number");
+        [2, 0, 0, 0, 0, 10 + number]
+    }
+}
+
+/// The network; taken down when dropped.
+pub struct Lab {
+    /// The backends, b1 first.
+    pub backends: Vec<Backend>,
+    /// Where the clients are.
+    pub client: Namespace,
+    /// Where the balancer belongs.
+    pub lb: Namespace,
+    /// The switch; its ports are named like what they lead to.
+    pub sw: Namespace,
+    directory: Directory,
+    // One lab at a time: the tests measure times, and the machine may be small.
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// A lab with everything in one subnet.
+    pub fn new(backends: usize) -> Self {
+        Self::build(backends, false)
+    }
+
+    /// A lab whose client is behind a second interface of `lb`.
+    pub fn with_two_subnets(backends: usize) -> Self {
+        Self::build(backends, true)
+    }
+
+    fn build(backends: usize, two_subnets: bool) -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(nix::unistd::geteuid().is_root(), "the lab's namespaces need root");
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("there is a limit of files");
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("the soft limit may be raised");
+
+        let lab = Self {
+            backends: (1..=backends).map(Backend::new).collect(),
+            client: Namespace::new("client"),
+            lb: Namespace::new("lb"),
+            sw: Namespace::new("sw"),
+            directory: Directory::new(),
+            _turn: turn,
+        };
+        let subnet = if two_subnets { 9 } else { 2 };
+        lab.set_up_switch();
+        lab.plug(&lab.lb, "eth0", "lb", "02:00:00:00:00:01", 2);
+        lab.address(&lab.lb, "eth0", 2, 1..=1);
+        if two_subnets {
+            lab.plug(&lab.lb, "eth1", "lb1", "02:00:00:00:01:01", 9);
+            lab.address(&lab.lb, "eth1", 9, 1..=1);
+        }
+        lab.plug(&lab.client, "eth0", "client", "02:00:00:00:00:64", subnet);
+        lab.address(&lab.client, "eth0", subnet, 100..=99 + CLIENTS);
+        lab.client.sh(&format!(
+            "ip route add 192.168.100.0/24 via 10.1.{subnet}.1
+             ip route add fd00:100::/64 via fd00:1:{subnet}::1"
+        ));
+        for backend in &lab.backends {
+            let mac = backend.mac().map(|octet| format!("{octet:02x}")).join(":");
+            lab.set_up_backend(backend, &mac);
+        }
+        lab.start_servers()
+    }
+
+    fn set_up_switch(&self) {
+        self.sw.sh("ip -batch - <<END
+link add br2 type bridge mcast_snooping 0
+link add br9 type bridge mcast_snooping 0
+link set br2 up
+link set br9 up
+END
+            sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
+                net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0 \
+                net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0");
+        for subnet in [2, 9] {
+            self.address(&self.sw, &format!("br{subnet}"), subnet, 254..=254);
+        }
+    }
+
+    /// Connects an interface to a port of the switch.
+    fn plug(&self, host: &Namespace, interface: &str, port: &str, mac: &str, subnet: u8) {
+        let (sw, name) = (self.sw.name(), host.name());
+        sh(&format!(
+            "ip link add {interface} address {mac} netns {name} type veth peer {port} netns {sw}"
+        ));
+        host.sh(&format!(
+            "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{interface}.rp_filter=0
+             ip link set {interface} up
+             ethtool -K {interface} tx off >/dev/null"
+        ));
+        self.sw.sh(&format!(
+            "ip link set {port} master br{subnet} up
+             ethtool -K {port} tx off >/dev/null"
+        ));
+        // A veth takes at once what its peer's XDP program sends only if it
+        // has a program itself. NAPI, which GRO turns on, is not enough: what
+        // XDP_TX sends then waits for the next packet that comes otherwise.
+        xdp::attach_pass(&self.sw, port, "pass");
+    }
+
+    fn address(
+        &self,
+        host: &Namespace,
+        interface: &str,
+        subnet: u8,
+        hosts: impl Iterator<Item = u16>,
+    ) {
+        let mut batch = String::new();
+        for number in hosts {
+            let _ = writeln!(batch, "addr add 10.1.{subnet}.{number}/24 dev {interface}");
+            let _ = writeln!(batch, "addr add fd00:1:{subnet}::{number}/64 dev {interface} nodad");
+        }
+        host.sh(&format!("ip -batch - <<END\n{batch}END"));
+    }
+
+    fn set_up_backend(&self, backend: &Backend, mac: &str) {
+        let (host, name) = (&backend.namespace, &backend.name);
+        self.plug(host, "eth0", name, mac, 2);
+        let mut batch = String::new();
+        for vip in VIPS {
+            // Without `nodad` it would be tentative for a moment.
+            let nodad = if vip.contains(':') { "nodad" } else { "" };
+            let _ = writeln!(batch, "addr add {vip} dev lo {nodad}");
+        }
+        let _ = write!(
+            batch,
+            "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
+             route add default via 10.1.2.254\nroute add default via fd00:1:2::254\n",
+            backend.v4, backend.v6
+        );
+        host.sh(&format!(
+            "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2
+             ip -batch - <<END\n{batch}END"
+        ));
+    }
+
+    fn start_servers(mut self) -> Self {
+        let udp: Vec<SocketAddr> = (0..VIPS.len()).map(|number| vip(number, UDP)).collect();
+        for backend in &mut self.backends {
+            let server = Server::start(&backend.namespace, &backend.name, &TCP, &udp);
+            backend.server = Some(server);
+        }
+        self
+    }
+
+    /// Where BPF objects are pinned.
+    pub fn bpffs(&self) -> &Path {
+        &self.directory.bpffs
+    }
+
+    /// Where a test may leave files.
+    pub fn directory(&self) -> &Path {
+        &self.directory.path
+    }
+
+    /// Options for a balancer on `eth0` here: native mode, both prefixes.
+    pub fn options(&self) -> Options {
+        Options::new()
+            .instance("lab")
+            .bpffs(self.bpffs())
+            .mode(Mode::Native)
+            .flows(65_536)
+            .vlan(1, "10.1.2.0/24".parse().expect("a prefix"))
+            .vlan(1, "fd00:1:2::/64".parse().expect("a prefix"))
+    }
+
+    /// A balancer on `eth0` of `lb`.
+    pub fn balancer(&self) -> Client {
+        self.balancer_with(self.options(), &["eth0"]).expect("the balancer starts")
+    }
+
+    /// A balancer on interfaces of `lb`.
+    pub fn balancer_with(&self, options: Options, interfaces: &[&str]) -> xvs::Result<Client> {
+        self.lb.enter(|| Client::with_options(options, interfaces))
+    }
+}
+
+/// A directory of the lab's own, with a BPF file system in it.
+struct Directory {
+    path: PathBuf,
+    bpffs: PathBuf,
+}
+
+impl Directory {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("xvs-{}-{number}", std::process::id()));
+        let directory = Self { bpffs: path.join("bpf"), path };
+        fs::create_dir_all(&directory.bpffs).expect("a directory can be made");
+        for path in [&directory.path, &directory.bpffs] {
+            fs::set_permissions(path, Permissions::from_mode(0o755)).expect("it is ours");
+        }
+        sh(&format!("mount -t bpf bpf {}", directory.bpffs.display()));
+        directory
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.bpffs).status();
+        let _ = fs::remove_dir(&self.bpffs);
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}

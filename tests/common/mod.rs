@@ -1,0 +1,8 @@
+//! What the tests that need root share.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub mod dataplane;
+pub mod frame;
+pub mod netns;
+pub mod random;

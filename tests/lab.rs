@@ -1,0 +1,33 @@
+//! End to end: real sockets in network namespaces, through a balancer.
+
+#[path = "common/lab.rs"]
+mod lab;
+#[path = "common/netns.rs"]
+mod netns;
+#[path = "common/server.rs"]
+mod server;
+#[path = "common/sniffer.rs"]
+mod sniffer;
+#[path = "common/xdp.rs"]
+mod xdp;
+#[path = "common/xvsctl.rs"]
+mod xvsctl;
+
+#[path = "lab/affinity.rs"]
+mod affinity;
+#[path = "lab/capabilities.rs"]
+mod capabilities;
+#[path = "lab/connections.rs"]
+mod connections;
+#[path = "lab/explain.rs"]
+mod explain;
+#[path = "lab/lifecycle.rs"]
+mod lifecycle;
+#[path = "lab/neighbours.rs"]
+mod neighbours;
+#[path = "lab/refusals.rs"]
+mod refusals;
+#[path = "lab/stats.rs"]
+mod stats;
+#[path = "lab/web.rs"]
+mod web;

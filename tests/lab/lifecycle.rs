@@ -1,0 +1,178 @@
+//! The host is found and left as it was; what others attached stays.
+
+use std::time::Duration;
+
+use xvs::Client;
+use xvs::Config;
+use xvs::Destination;
+use xvs::Error;
+use xvs::Instance;
+use xvs::Mode;
+use xvs::Service;
+
+use super::web::serve;
+use super::web::usable;
+use crate::lab::Lab;
+use crate::lab::UDP;
+use crate::lab::ip;
+use crate::lab::vip;
+use crate::lab::wait;
+use crate::server::PATIENCE;
+use crate::server::ask;
+use crate::server::udp_from;
+use crate::xdp;
+use crate::xvsctl;
+use crate::xvsctl::Balance;
+
+fn forwards(lab: &Lab) -> bool {
+    let socket = lab.client.enter(|| udp_from(ip("0.0.0.0"), 0));
+    ask(&socket, vip(0, UDP), Duration::from_millis(50)).is_ok()
+}
+
+fn serve_udp(lab: &Lab, balancer: &Client) {
+    serve(lab, balancer, &Service::udp(vip(0, UDP).ip(), UDP));
+}
+
+/// All that a balancer could have left behind.
+fn traces(lab: &Lab) -> String {
+    let pins = lab.bpffs().join("xvs").exists();
+    let xdp = xdp::attached(&lab.lb, "eth0");
+    let neighbours = lab.lb.sh("ip neigh show; ip -6 neigh show");
+    let kept: Vec<&str> = neighbours
+        .lines()
+        .filter(|line| {
+            line.contains("managed")
+                || lab.backends.iter().any(|b| {
+                    let address = line.split_whitespace().next();
+                    address == Some(&b.v4.to_string()) || address == Some(&b.v6.to_string())
+                })
+        })
+        .collect();
+    format!("pins: {pins}, XDP program {xdp:?}, neighbours {kept:?}")
+}
+
+#[test]
+fn a_dropped_client_leaves_nothing() {
+    let lab = Lab::new(2);
+    let before = traces(&lab);
+    for _ in 0..3 {
+        let balancer = lab.balancer();
+        serve_udp(&lab, &balancer);
+        serve(&lab, &balancer, &Service::udp(vip(1, UDP).ip(), UDP));
+        assert!(forwards(&lab));
+        assert_eq!(Instance::list(lab.bpffs()).expect("it is mounted"), ["lab"]);
+        assert!(xdp::attached(&lab.lb, "eth0").is_some());
+        drop(balancer);
+        assert_eq!(traces(&lab), before);
+        assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
+        let gone = Instance::open(lab.bpffs(), "lab");
+        assert!(matches!(gone, Err(Error::InstanceNotFound { .. })));
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed() {
+    let lab = Lab::new(1);
+    let start = || {
+        let balance = Balance::start(&lab, &[], xvsctl::program(), &["--port=53/udp"]);
+        balance.expect("ready", PATIENCE);
+        assert!(forwards(&lab));
+        balance
+    };
+    let kill = |balance: Balance| {
+        // Dropping it kills it: it has no chance to clean up.
+        drop(balance);
+        let detached = || xdp::attached(&lab.lb, "eth0").is_none().then_some(());
+        wait("the program goes with its process", PATIENCE, detached);
+        assert_eq!(Instance::list(lab.bpffs()).expect("it is mounted"), ["lab"]);
+    };
+    kill(start());
+    let detached = Instance::detach(lab.bpffs(), "lab").expect("nobody runs it");
+    println!("{detached:?}");
+    assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
+
+    kill(start());
+    assert!(start().stop().success(), "the next process takes the name over");
+    assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
+    assert_eq!(xdp::attached(&lab.lb, "eth0"), None);
+}
+
+#[test]
+fn an_entry_of_the_administrators_stays() {
+    let lab = Lab::new(1);
+    let mac = lab.backends[0].mac().map(|octet| format!("{octet:02x}")).join(":");
+    lab.lb.sh(&format!("ip neigh add 10.1.2.11 lladdr {mac} dev eth0 nud permanent"));
+    let balancer = lab.balancer();
+    serve_udp(&lab, &balancer);
+    assert!(forwards(&lab));
+    let kept = || lab.lb.sh("ip neigh show 10.1.2.11 dev eth0");
+    assert!(kept().contains("PERMANENT"), "{}", kept());
+    drop(balancer);
+    assert!(kept().contains("PERMANENT") && kept().contains(&mac), "{}", kept());
+}
+
+#[test]
+fn a_foreign_program_is_named_and_left_alone() {
+    let lab = Lab::new(1);
+    xdp::attach_pass(&lab.lb, "eth0", "somebody_elses");
+    let foreign = xdp::attached(&lab.lb, "eth0");
+    assert!(foreign.is_some());
+    for mode in [Mode::Auto, Mode::Native, Mode::Generic] {
+        let refused = lab.balancer_with(lab.options().mode(mode), &["eth0"]).err();
+        match refused {
+            Some(Error::ForeignProgram { interface, program }) => {
+                println!("{mode:?}: {interface}: {program}");
+                assert_eq!(interface, "eth0");
+                let id = foreign.expect("it is attached").to_string();
+                assert!(program.contains("somebody_els") || program.contains(&id), "{program}");
+            }
+            other => panic!("{mode:?}: {other:?}"),
+        }
+        assert_eq!(xdp::attached(&lab.lb, "eth0"), foreign);
+        assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
+    }
+}
+
+#[test]
+fn a_second_client_is_refused_and_the_first_goes_on() {
+    let lab = Lab::with_two_subnets(1);
+    let balancer = lab.balancer();
+    serve_udp(&lab, &balancer);
+    let program = xdp::attached(&lab.lb, "eth0");
+
+    let mut options = lab.options();
+    options.config = Config::default().vlan(9, "10.1.9.0/24".parse().expect("a prefix"));
+    let second = lab.balancer_with(options, &["eth1"]).err();
+    assert!(matches!(second, Some(Error::InstanceBusy { .. })), "{second:?}");
+    println!("{}", second.expect("it was refused"));
+    assert_eq!(xdp::attached(&lab.lb, "eth1"), None);
+
+    let other_name = lab.balancer_with(lab.options().instance("other"), &["eth0"]).err();
+    assert!(matches!(other_name, Some(Error::ForeignProgram { .. })), "{other_name:?}");
+    println!("{}", other_name.expect("it was refused"));
+    assert_eq!(xdp::attached(&lab.lb, "eth0"), program);
+    assert_eq!(Instance::list(lab.bpffs()).expect("it is mounted"), ["lab"]);
+
+    let detached = Instance::detach(lab.bpffs(), "lab").err();
+    assert!(matches!(detached, Some(Error::InstanceBusy { .. })), "{detached:?}");
+    assert_eq!(xdp::attached(&lab.lb, "eth0"), program);
+    assert!(balancer.info().is_ok());
+}
+
+#[test]
+fn an_interface_may_go_and_come_back() {
+    let lab = Lab::new(1);
+    let balancer = lab.balancer();
+    serve_udp(&lab, &balancer);
+    assert!(forwards(&lab));
+    lab.lb.sh("ip link set eth0 down");
+    let service = Service::udp(vip(0, UDP).ip(), UDP);
+    usable(&balancer, &service, 0);
+    lab.lb.sh("ip link set eth0 up");
+    usable(&balancer, &service, 1);
+    wait("it forwards again", PATIENCE, || forwards(&lab).then_some(()));
+
+    let before = Destination::new(lab.backends[0].v4);
+    let shown = &balancer.destinations(&service).expect("it is there")[0].destination;
+    assert_eq!(*shown, before, "what was wanted has not changed");
+}

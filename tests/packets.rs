@@ -1,0 +1,226 @@
+//! What the data plane does with single frames: for each case the verdict, the
+//! octets that come out, the counters and the flow table must be right.
+
+mod common;
+mod packets {
+    pub mod case;
+    pub mod echo;
+    pub mod errors;
+    pub mod flows;
+    pub mod foreign;
+    pub mod fragments;
+    pub mod network;
+    pub mod transport;
+    pub mod ways_out;
+    pub mod world;
+}
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+use std::time::Instant;
+
+use common::dataplane::Dataplane;
+use common::dataplane::Port;
+use common::dataplane::Verdict;
+use common::dataplane::server_mac;
+use common::dataplane::set_neighbour;
+use common::dataplane::wait_for;
+use common::frame::ACK;
+use common::frame::SYN;
+use common::frame::destination_mac;
+use common::netns::sh;
+use nix::sched::CpuSet;
+use nix::sched::sched_setaffinity;
+use nix::unistd::Pid;
+use packets::case::Case;
+use packets::case::Entry;
+use packets::case::Server;
+use packets::world::FAR;
+use packets::world::World;
+use packets::{echo, errors, flows, foreign, fragments, network, transport, ways_out};
+use xvs::Destination;
+use xvs::DestinationStatus;
+
+/// Every case, in the order in which they run.
+fn cases(v4: &World, v6: &World) -> Vec<Case> {
+    let mut cases = foreign::other_protocols(v4);
+    for w in [v4, v6] {
+        cases.extend(foreign::other_addresses(w));
+        cases.extend(foreign::other_hosts(w));
+        cases.extend(network::lengths(w));
+        cases.extend(transport::tcp(w));
+        cases.extend(transport::udp(w));
+        cases.extend(transport::services(w));
+        cases.extend(transport::time_to_live(w));
+        cases.extend(fragments::orders(w));
+        cases.extend(fragments::firsts(w));
+        cases.extend(fragments::changes(w, 9001));
+        cases.extend(echo::echo(w));
+        cases.extend(echo::unsupported(w));
+        cases.extend(errors::errors(w));
+        cases.extend(errors::unowned(w));
+        cases.extend(errors::owners(w, 9002));
+        cases.extend(flows::tcp(w));
+        cases.extend(flows::times(w));
+        cases.extend(flows::changes(w, 9003));
+        cases.extend(flows::addresses(w));
+        cases.extend(ways_out::interfaces(w));
+        cases.extend(ways_out::too_big(w));
+    }
+    cases.extend(network::options(v4));
+    cases.extend(transport::carries(v4));
+    cases.extend(network::extensions(v6));
+    cases.extend(fragments::headers(v6));
+    cases
+}
+
+#[test]
+fn every_case_comes_out_right() {
+    Dataplane::with(
+        |options| options,
+        |dataplane| {
+            let (v4, v6) = (World::v4(), World::v6());
+            v4.set_up(dataplane);
+            v6.set_up(dataplane);
+            let cases = cases(&v4, &v6);
+            let failed: Vec<String> =
+                cases.iter().filter_map(|case| case.run(dataplane).err()).collect();
+            println!("{} cases ran, {} failed", cases.len(), failed.len());
+            assert!(failed.is_empty(), "{} failed:\n\n{}", failed.len(), failed.join("\n"));
+            assert!(cases.len() >= 150, "{} cases are too few", cases.len());
+        },
+    );
+}
+
+/// The flow stays while its server's interface is down, and works again.
+#[test]
+fn a_flow_outlives_an_interface_that_is_down() {
+    for w in [World::v4(), World::v6()] {
+        Dataplane::with(
+            |options| options,
+            |dataplane| {
+                let service = w.tcp(FAR);
+                let address = w.server(Port::Lb1, 3);
+                let server = Server::new(&service, address);
+                dataplane.serve(&service, &[Destination::new(address)]);
+                let source = w.unique();
+                let frame = || w.ip().tcp((source, FAR), ACK, b"x");
+                let status = |right: DestinationStatus| {
+                    wait_for("the destination's status", &right, || {
+                        let destinations = dataplane.client.destinations(&service);
+                        destinations.expect("the service is there")[0].status
+                    });
+                };
+                let run = |case: Case| case.run(dataplane).unwrap_or_else(|e| panic!("{e}"));
+                run(w.case("up", frame()).forwards("forwarded_new", server));
+                sh("ip link set lb1 down");
+                status(DestinationStatus::InterfaceDown);
+                run(w
+                    .case("down", frame())
+                    .drops("no_destination", w.on_tcp(FAR))
+                    .leaves(&w.key(source, FAR), Entry::Open));
+                run(w
+                    .case("a SYN while it is down", w.segment(FAR, SYN))
+                    .drops("no_destination", w.on_tcp(FAR)));
+                sh("ip link set lb1 up");
+                Port::Lb1.add_addresses();
+                set_neighbour(address, server_mac(address));
+                status(DestinationStatus::Reachable);
+                dataplane.settle(&service, 1);
+                run(w.case("up again", frame()).forwards("forwarded_flow", server));
+            },
+        );
+    }
+}
+
+/// Each CPU tells only so many clients a second.
+#[test]
+fn errors_are_limited() {
+    const RATE: u32 = 5;
+    for w in [World::v4(), World::v6()] {
+        Dataplane::with(
+            |options| options.icmp_rate(RATE),
+            |dataplane| {
+                // A test run happens on the CPU of its thread.
+                let mut cpu = CpuSet::new();
+                let own = nix::sched::sched_getcpu().expect("a CPU");
+                cpu.set(own).expect("a CPU of the set");
+                sched_setaffinity(Pid::from_raw(0), &cpu).expect("a thread may stay where it is");
+
+                let service = w.tcp(FAR);
+                dataplane.serve(&service, &[Destination::new(w.server(Port::Lb1, 3))]);
+                let send = || {
+                    let frame = w.ip().tcp((w.unique(), FAR), ACK, &[0; 1400]);
+                    let (verdict, output) = dataplane.run(Port::Lb0, &frame);
+                    match verdict {
+                        Verdict::Tx => true,
+                        Verdict::Drop => {
+                            assert_eq!(output, frame, "a dropped frame is not changed");
+                            false
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                };
+                let reasons = || dataplane.client.info().expect("info").stats.reasons;
+                assert!(send(), "the first one is answered");
+                let began = Instant::now();
+                let replied = (0..1000).filter(|_| send()).count() + 1;
+                let most = (began.elapsed().as_secs_f64() + 2.0) * f64::from(RATE);
+                assert!(
+                    replied as f64 <= most,
+                    "{replied} of 1,001 answered in {:?}",
+                    began.elapsed()
+                );
+                assert_eq!(reasons().too_big_replied, replied as u64);
+                assert_eq!(reasons().too_big_limited, 1001 - replied as u64);
+                let stats = dataplane.client.service(&service).expect("the service").stats;
+                assert_eq!(stats.reasons.too_big_limited, 1001 - replied as u64);
+                assert_eq!(stats.packets, 0);
+                let began = Instant::now();
+                wait_for("an answer's permission", &true, send);
+                assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+            },
+        );
+    }
+}
+
+/// A sticky service sends a client to one server, whatever its ports.
+#[test]
+fn a_sticky_client_has_one_server() {
+    for w in [World::v4(), World::v6()] {
+        Dataplane::with(
+            |options| options,
+            |dataplane| {
+                let hosts = [21, 22, 23, 24];
+                let servers = hosts.map(|host| Destination::new(w.server(Port::Lb0, host)));
+                let (sticky, plain) = (w.tcp(8001).sticky(true), w.tcp(8002));
+                dataplane.serve(&sticky, &servers);
+                dataplane.serve(&plain, &servers);
+                let server_of = |client: u8, port: u16, source: u16, flags: u8| {
+                    let address = match w.is_v4() {
+                        true => [198, 51, 100, client].into(),
+                        false => [0x2001, 0xdb8, 7, 0, 0, 0, 0, u16::from(client)].into(),
+                    };
+                    let frame = common::frame::Ip::new(address, w.vip);
+                    let frame = frame.tcp((source, port), flags, b"");
+                    let (verdict, output) = dataplane.run(Port::Lb0, &frame);
+                    assert_eq!(verdict, dataplane.forwards(Port::Lb0, Port::Lb0));
+                    destination_mac(&output)
+                };
+                let mut all = BTreeSet::new();
+                for client in 1..=64 {
+                    let of_client: BTreeSet<_> = (1000..1016)
+                        .flat_map(|source| [(source, SYN), (source, ACK)])
+                        .map(|(source, flags)| server_of(client, 8001, source, flags))
+                        .collect();
+                    assert_eq!(of_client.len(), 1, "client {client} has {of_client:02x?}");
+                    all.extend(of_client);
+                }
+                assert_eq!(all.len(), hosts.len(), "64 clients use every server");
+                let spread: BTreeSet<_> =
+                    (1000..1064).map(|source| server_of(1, 8002, source, SYN)).collect();
+                assert_eq!(spread.len(), hosts.len(), "64 connections use every server");
+            },
+        );
+    }
+}
