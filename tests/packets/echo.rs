@@ -99,6 +99,16 @@ pub fn echo(w: &World) -> Vec<Case> {
                 w.on_vip(),
             ),
     ]);
+    let nobody = w.either(
+        ["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "255.255.255.255"].as_slice(),
+        ["::", "::1", "ff02::1", "ff0e::7"].as_slice(),
+    );
+    for source in nobody {
+        let ip = Ip::new(source.parse().expect("an address"), w.vip);
+        let frame = ip.icmp(request, 0, [0, 1, 0, 2], b"ping");
+        let name = format!("an echo request from {source}");
+        cases.push(w.case(&name, frame).drops("icmp_unsupported", w.on_vip()));
+    }
     if w.is_v4() {
         for length in (4..=40).step_by(4) {
             cases.push(answered(

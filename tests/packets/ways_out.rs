@@ -113,6 +113,29 @@ pub fn too_big(w: &World) -> Vec<Case> {
             .after(large(b, ACK))
             .forwards("forwarded_flow", w.far()),
     );
+    // No error is an answer to an error, to a later fragment, or to nobody.
+    let quote = Ip::new(w.vip, w.client).tcp((FAR, w.unique()), ACK, &[7; 1400]);
+    let error = Ip::new(w.router, w.vip).icmp(w.either(3, 1), 1, [0; 4], &quote[ETHERNET..]);
+    cases.push(
+        w.case("an ICMP error that is too large", error).drops("too_big_limited", w.on_tcp(FAR)),
+    );
+    let whole = w.unique();
+    cases.push(
+        w.case("a later fragment that is too large", {
+            w.ip().fragment(whole.into(), 32, false).raw(TCP, &[8; 1420])
+        })
+        .after(w.ip().fragment(whole.into(), 0, true).tcp((whole, FAR), ACK, &[8; 12]))
+        .drops("too_big_limited", w.on_tcp(FAR)),
+    );
+    for source in w.either(["127.0.0.1", "239.1.2.3"], ["::1", "ff0e::7"]) {
+        let ip = Ip::new(source.parse().expect("an address"), w.vip);
+        cases.push(
+            w.case(&format!("a packet from {source} that is too large"), {
+                ip.tcp((w.unique(), FAR), ACK, &[9; 1400])
+            })
+            .drops("too_big_limited", w.on_tcp(FAR)),
+        );
+    }
     // The answer goes back by the way the packet came.
     let frame = large(w.unique(), ACK);
     let case = w.case("a packet in by lb1 that is too large", frame.clone()).on_lb1();
