@@ -112,6 +112,10 @@ impl Client {
 
         let directory = Directory::create(&options.bpffs, &options.instance)?;
         check_unoccupied(&ports, &observed)?;
+        if let Ok(left) = Instance::open(&options.bpffs, &options.instance) {
+            left.disown_neighbours(&mut net)?;
+        }
+        directory.clear()?;
         let settings = settings(&options)?;
         let sizes = Sizes {
             settings,

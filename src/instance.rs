@@ -37,6 +37,7 @@ use crate::clock::now_ns;
 use crate::config::validate_instance;
 use crate::host;
 use crate::host::NeighbourInfo;
+use crate::net::Net;
 
 /// A running instance, seen from any process that may read its pins.
 ///
@@ -76,12 +77,22 @@ impl Instance {
         Directory::list(bpffs)
     }
 
-    /// Removes what a process that has died left of its instance. An instance
-    /// whose process lives is left alone: [`Error::InstanceBusy`].
+    /// Removes what a process that has died left of its instance: its pins,
+    /// and what it asked of neighbour entries in the network namespace that
+    /// the thread is in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InstanceBusy`] when the process lives, which is then left
+    /// alone; [`Error::InstanceNotFound`].
     pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
         validate_instance(name)?;
-        let pins = Directory::take(bpffs, name)?.remove()?;
-        Ok(Detached { pins })
+        let directory = Directory::take(bpffs, name)?;
+        // An instance of another version is removed all the same.
+        if let Ok(left) = Self::open(bpffs, name) {
+            left.disown_neighbours(&mut Net::new()?)?;
+        }
+        Ok(Detached { pins: directory.remove()? })
     }
 
     /// The state of the instance as a whole.
@@ -147,9 +158,17 @@ impl Instance {
     /// namespace that the thread is in has them. A destination without an
     /// entry, or in no prefix, is left out.
     pub fn neighbours(&self) -> Result<Vec<NeighbourInfo>> {
+        let needed = self.neighbours_needed()?;
+        let mut all = host::neighbours()?;
+        all.retain(|n| needed.contains(&(n.interface, n.address)));
+        Ok(all)
+    }
+
+    /// The interfaces and addresses of the destinations' neighbours.
+    fn neighbours_needed(&self) -> Result<BTreeSet<(u32, IpAddr)>> {
         let vlans = self.vlans()?;
         let found = self.gather();
-        let needed: BTreeSet<(u32, IpAddr)> = found
+        Ok(found
             .destinations
             .values()
             .flatten()
@@ -158,10 +177,23 @@ impl Instance {
                 let vlan = vlans.iter().find(|vlan| vlan.prefix.contains(address))?;
                 Some((vlan.interface?, address))
             })
-            .collect();
-        let mut all = host::neighbours()?;
-        all.retain(|n| needed.contains(&(n.interface, n.address)));
-        Ok(all)
+            .collect())
+    }
+
+    /// Ends what the process of this instance, which has died, asked the
+    /// kernel to do for its destinations' neighbours.
+    pub(crate) fn disown_neighbours(&self, net: &mut Net) -> Result<()> {
+        let snapshot = net.snapshot()?;
+        let interfaces = interfaces(&self.maps.instance.read(0));
+        for (index, address) in self.neighbours_needed()? {
+            // The thread may be in another network namespace.
+            let here = snapshot.links.get(&index);
+            let same = |i: &Interface| i.index == index && here.is_some_and(|l| l.name == i.name);
+            if interfaces.iter().any(same) {
+                net.disown(index, address)?;
+            }
+        }
+        Ok(())
     }
 
     /// All services, by address, port and protocol.

@@ -40,7 +40,7 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// Makes and locks the folder of a new instance. What a process that has
-    /// died left there is removed, unless its layout is another version's.
+    /// died left there must be of this version's layout.
     pub(crate) fn create(bpffs: &Path, instance: &str) -> Result<Self> {
         mount_bpffs(bpffs)?;
         let path = folder(bpffs, instance);
@@ -54,7 +54,6 @@ impl Directory {
         if let Some(found) = found.filter(|found| *found != LAYOUT) {
             return Err(Error::Layout { path: directory.path.clone(), found, expected: LAYOUT });
         }
-        directory.clear()?;
         Ok(directory)
     }
 

@@ -73,6 +73,13 @@ impl Net {
         self.try_release(index, address).map_err(netlink("request to release a neighbour"))
     }
 
+    /// Undoes the `keep` of a process that has died: the entry is managed no
+    /// longer.
+    pub(crate) fn disown(&mut self, index: u32, address: IpAddr) -> Result<()> {
+        self.kept.entry((index, address)).or_insert(Origin::Found);
+        self.release(index, address)
+    }
+
     fn try_keep(&mut self, index: u32, address: IpAddr) -> io::Result<()> {
         let found = self.entry(index, address)?;
         let flags = match &found {

@@ -86,13 +86,18 @@ fn what_a_killed_process_left_is_removed() {
         wait("the program goes with its process", PATIENCE, detached);
         assert_eq!(Instance::list(lab.bpffs()).expect("it is mounted"), ["lab"]);
     };
+    let managed = || lab.lb.sh("ip neigh show 10.1.2.11 dev eth0").contains("managed");
     kill(start());
-    let detached = Instance::detach(lab.bpffs(), "lab").expect("nobody runs it");
+    assert!(managed(), "the kernel knows nothing of the process's end");
+    let detach = || Instance::detach(lab.bpffs(), "lab").expect("nobody runs it");
+    let detached = lab.lb.enter(detach);
+    assert!(!managed());
     println!("{detached:?}");
     assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
 
     kill(start());
     assert!(start().stop().success(), "the next process takes the name over");
+    assert!(!managed());
     assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
     assert_eq!(xdp::attached(&lab.lb, "eth0"), None);
 }
