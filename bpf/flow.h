@@ -5,6 +5,23 @@
 #ifndef XVS_FLOW_H
 #define XVS_FLOW_H
 
+/* The destination of a slot; who has it goes into the packet, read at once. */
+static __always_inline struct xvs_destination *slot_owner(struct packet *p,
+							  __u32 slot)
+{
+	struct xvs_destination *d;
+	__u64 owner;
+
+	d = bpf_map_lookup_elem(&destinations, &slot);
+	if (!d)
+		return NULL;
+	owner = *(volatile __u64 *)&d->generation;
+	p->slot = slot;
+	p->generation = owner;
+	p->owner = owner >> 32;
+	return d;
+}
+
 static __always_inline struct xvs_flow *flow_find(struct packet *p)
 {
 	if (p->version == 4)
@@ -12,8 +29,8 @@ static __always_inline struct xvs_flow *flow_find(struct packet *p)
 	return bpf_map_lookup_elem(&flows6, &p->key.v6);
 }
 
-/* Ticks since the flow's last packet. Another CPU's clock may be a tick
- * ahead, so this can be -1.
+/* Ticks since the flow's last packet: -1 when another CPU's packet came later
+ * than this one and was faster.
  */
 static __always_inline __s32 flow_silence(struct packet *p,
 					  struct xvs_flow *flow)
@@ -26,16 +43,14 @@ static __always_inline struct xvs_destination *
 flow_destination(struct packet *p, struct xvs_flow *flow)
 {
 	struct xvs_destination *d;
-	__u32 slot = flow->slot;
 	__s32 limit;
 
-	d = bpf_map_lookup_elem(&destinations, &slot);
-	if (!d || d->generation != flow->generation)
+	d = slot_owner(p, flow->slot);
+	if (!d || p->generation != flow->generation)
 		return NULL;
 	limit = flow->state == XVS_FLOW_CLOSING ? d->closing : d->idle;
 	if (flow_silence(p, flow) > limit)
 		return NULL;
-	p->slot = slot;
 	return d;
 }
 
@@ -52,7 +67,8 @@ static __always_inline bool closes(struct packet *p)
 }
 
 /* A packet was seen; writes only what changes, so that the line stays clean
- * for the other CPUs.
+ * for the other CPUs. The kernel reuses entries at once, so on a race this may
+ * touch another flow's.
  */
 static __always_inline void flow_touch(struct packet *p, struct xvs_flow *flow)
 {
@@ -62,11 +78,11 @@ static __always_inline void flow_touch(struct packet *p, struct xvs_flow *flow)
 		flow->state = XVS_FLOW_CLOSING;
 }
 
-static __always_inline void flow_store(struct packet *p, __u32 generation)
+static __always_inline void flow_store(struct packet *p)
 {
 	struct xvs_flow flow = {
 		.slot = p->slot,
-		.generation = generation,
+		.generation = p->generation,
 		.seen = p->now,
 		.state = closes(p) ? XVS_FLOW_CLOSING : XVS_FLOW_OPEN,
 	};

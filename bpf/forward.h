@@ -25,15 +25,18 @@ static __always_inline void decrement_ttl(struct packet *p)
 static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 				   struct xvs_destination *d, int reason)
 {
-	__u32 ifindex = *(volatile __u32 *)&d->ifindex;
+	/* One word: the MTU of no way out, 0, must not be told to anybody. */
+	__u64 way = *(volatile __u64 *)&d->ifindex;
+	__u32 ifindex = way;
+	__u32 mtu = way >> 32;
 
 	if (!ifindex)
 		return XVS_NO_DESTINATION;
-	if (p->length > d->mtu)
-		return reply_too_big(ctx, p, d->mtu, reason);
+	if (p->length > mtu)
+		return reply_too_big(ctx, p, mtu, reason);
 
 	if (p->fragment == FIRST_FRAGMENT)
-		fragment_store(p, d->generation);
+		fragment_store(p);
 	decrement_ttl(p);
 	/* Each address is read as one word: it may be changing. */
 	union {

@@ -16,12 +16,12 @@ static __always_inline void fragment_key(struct packet *p,
 	key->protocol = p->fragment_protocol;
 }
 
-static __always_inline void fragment_store(struct packet *p, __u32 generation)
+static __always_inline void fragment_store(struct packet *p)
 {
 	struct xvs_fragment_key key = {};
 	struct xvs_fragment fragment = {
 		.slot = p->slot,
-		.generation = generation,
+		.generation = p->generation,
 		.seen = p->now,
 	};
 
@@ -41,9 +41,8 @@ fragment_destination(struct packet *p)
 	first = bpf_map_lookup_elem(&fragments, &key);
 	if (!first || (__s32)(p->now - first->seen) > XVS_TICKS_FRAGMENT)
 		return NULL;
-	p->slot = first->slot;
-	d = bpf_map_lookup_elem(&destinations, &p->slot);
-	if (!d || d->generation != first->generation)
+	d = slot_owner(p, first->slot);
+	if (!d || p->generation != first->generation)
 		return NULL;
 	return d;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /* ICMP for a VIP: echo requests are answered here, errors go to the server
- * whose packet they quote. ICMP is the host's own business otherwise only in
- * IPv6, where neighbour discovery is part of it.
+ * whose packet they quote. Of the rest, only IPv6 neighbour discovery goes to
+ * the host.
  */
 #ifndef XVS_ICMP_H
 #define XVS_ICMP_H

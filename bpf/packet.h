@@ -17,9 +17,7 @@
  */
 #define EXTENSIONS_MAX 8
 
-/* An IPv4 packet has at most 60 octets of header, an IPv6 packet 40 and
- * EXTENSIONS_MAX times 2,048: what bounds every offset into a frame.
- */
+/* More than the offset of any header in a frame. */
 #define OFFSET_MAX 0x7fff
 
 /* A step's result when no reason has ended the packet's way yet. */
@@ -55,19 +53,21 @@ struct packet {
 	 * which of the headers it has seen the bounds of.
 	 */
 	__u64 version;
-	__u32 offset;		/* of the transport header in the frame */
-	__u32 length;		/* octets, by the IP header, itself included */
+	__u32 offset; /* of the transport header in the frame (IPv6) */
+	__u32 length; /* octets, by the IP header, itself included */
 	__u32 transport_length; /* octets that are left for the transport */
 	__u8 protocol;
 	__u8 fragment; /* enum fragment */
 	__u8 fragment_protocol;
 	__be32 fragment_id;
-	__u32 flags;   /* TCP_* */
-	__u32 now;     /* ticks */
-	__u32 service; /* id, once known */
-	__u32 slot;    /* of the destination, once chosen */
-	__u32 stored;  /* flows stored for it */
-	__u32 verdict; /* enum xdp_action, of a packet forwarded */
+	__u32 flags;	  /* TCP_* */
+	__u32 now;	  /* ticks */
+	__u32 service;	  /* id, once known */
+	__u32 slot;	  /* of the destination, once chosen */
+	__u32 generation; /* of the slot */
+	__u32 owner;	  /* the service that has the slot */
+	__u32 stored;	  /* flows stored for it */
+	__u32 verdict;	  /* enum xdp_action, of a packet forwarded */
 	struct xvs_cpu *cpu;
 	union flow_key key;
 };
@@ -143,7 +143,11 @@ static __noinline int walk_extensions(struct xdp_md *ctx, struct walk *walk)
 				walk->fragment = FIRST_FRAGMENT;
 		} else {
 			length = ((__u32)header[1] + 1) * 8;
-			if (length > left)
+			/* Segments left: this is not the packet's end
+			 * (RFC 8200, section 4.4).
+			 */
+			if (length > left ||
+			    (next == IPPROTO_ROUTING && header[3]))
 				return -1;
 		}
 		next = header[0];
@@ -208,7 +212,6 @@ static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
 		p->fragment_id = ip->id;
 		p->fragment_protocol = ip->protocol;
 	}
-	p->offset = sizeof(*p->eth) + header;
 	p->transport = (void *)ip + header;
 	p->transport_length = p->length - header;
 	return CONTINUE;

@@ -55,26 +55,30 @@ static __always_inline void swap_macs(struct ethhdr *eth)
 	__builtin_memcpy(eth->h_source, mac, 6);
 }
 
-/* Whether the packet came from one host, which may be answered (RFC 1122,
- * section 3.2.2, and RFC 4443, section 2.4).
+/* Whether the packet came from one host that is not the VIP itself, and may be
+ * answered (RFC 1122, section 3.2.2, and RFC 4443, section 2.4).
  */
 static __always_inline bool has_host_source(struct packet *p)
 {
 	const __u32 *words;
 	__u32 source;
 
+	if (p->eth->h_source[0] & 1)
+		return false;
 	if (p->version == 4) {
 		source = bpf_ntohl(p->ip4->saddr);
 		return source >> 24 != 0 && source >> 24 != 127 &&
-		       source < 0xe0000000;
+		       source < 0xe0000000 && p->ip4->saddr != p->ip4->daddr;
 	}
+	if (!__builtin_memcmp(&p->ip6->saddr, &p->ip6->daddr, 16))
+		return false;
 	words = p->ip6->saddr.in6_u.u6_addr32;
 	return (words[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000) &&
 	       (words[0] | words[1] | words[2] |
 		(words[3] & bpf_htonl(0xfffffffe)));
 }
 
-/* Turns an echo request into its reply. Nothing but the type, the addresses
+/* Turns an echo request of a single host into its reply. Nothing but the type, the addresses
  * and the TTL changes, so the checksums are updated for these alone.
  */
 static __always_inline int reply_echo(struct packet *p)
@@ -223,15 +227,17 @@ static __noinline int error_too_big6(struct xdp_md *ctx, __u32 mtu)
 	return 0;
 }
 
-/* Tells the client how large a packet may be. The way out takes at least the
- * smallest MTU of its family, so there is enough to quote.
+/* Tells the client how large a packet may be. A packet with less to quote, on
+ * a way out with a smaller MTU, is dropped unanswered.
  */
 static __always_inline int reply_too_big(struct xdp_md *ctx, struct packet *p,
 					 __u32 mtu, int reason)
 {
 	int error;
 
-	/* An error is no answer to an error, nor to a later fragment. */
+	/* An error is no answer to an error, nor to a later fragment (RFC 1122,
+	 * section 3.2.2; of IPv6 fragments the first one is answered).
+	 */
 	if (reason == XVS_FORWARDED_ICMP || reason == XVS_FORWARDED_FRAGMENT ||
 	    !has_host_source(p))
 		return XVS_TOO_BIG_LIMITED;

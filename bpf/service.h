@@ -65,6 +65,7 @@ static __always_inline __u64 hash_source(struct packet *p)
 static __always_inline struct xvs_destination *choose(struct packet *p)
 {
 	struct xvs_chunk_key key = {};
+	struct xvs_destination *d;
 	struct xvs_service *service;
 	struct xvs_chunk *chunk;
 	__u64 hash;
@@ -83,8 +84,16 @@ static __always_inline struct xvs_destination *choose(struct packet *p)
 	chunk = bpf_map_lookup_elem(&tables, &key);
 	if (!chunk)
 		return NULL;
-	p->slot = chunk->slot[index % XVS_CHUNK];
-	return bpf_map_lookup_elem(&destinations, &p->slot);
+	index %= XVS_CHUNK;
+	/* The verifier knows no bounds of a remainder, and must see the check
+	 * that the compiler finds superfluous.
+	 */
+	barrier_var(index);
+	if (index >= XVS_CHUNK)
+		return NULL;
+	d = slot_owner(p, chunk->slot[index]);
+	/* A slot that was given away since the table was read is none. */
+	return d && p->owner == p->service ? d : NULL;
 }
 
 #endif

@@ -31,7 +31,7 @@ static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
 
 	if (!d)
 		return XVS_FRAGMENT_ORPHAN;
-	p->service = d->service;
+	p->service = p->owner;
 	if (packet_ttl(p) <= 1)
 		return XVS_TTL_EXPIRED;
 	return forward(ctx, p, d, XVS_FORWARDED_FRAGMENT);
@@ -46,7 +46,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 	flow = flow_find(p);
 	if (flow)
 		d = flow_destination(p, flow);
-	p->service = d ? d->service : service_find(p);
+	p->service = d ? p->owner : service_find(p);
 	if (!p->service)
 		return XVS_NO_SERVICE;
 	if (packet_ttl(p) <= 1)
@@ -55,12 +55,12 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 	if (is_syn(p)) {
 		if (d && flow_takes_syn(p, flow))
 			return forward(ctx, p, d, XVS_FORWARDED_FLOW);
+		d = choose(p);
+		if (!d || !d->ifindex)
+			return XVS_NO_DESTINATION;
 		/* What follows belongs to the connection that opens now. */
 		if (flow)
 			flow_delete(p);
-		d = choose(p);
-		if (!d)
-			return XVS_NO_DESTINATION;
 		return forward(ctx, p, d, XVS_FORWARDED_SYN);
 	}
 
@@ -71,7 +71,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 	d = choose(p);
 	if (!d || !d->ifindex)
 		return XVS_NO_DESTINATION;
-	flow_store(p, d->generation);
+	flow_store(p);
 	return forward(ctx, p, d, XVS_FORWARDED_NEW);
 }
 

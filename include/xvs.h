@@ -4,7 +4,7 @@
  * (Rust) share. Rust gets them through the skeleton, from this file's BTF.
  *
  * Addresses of both families are 16 octets, IPv4 mapped into IPv6, except in
- * the keys of the flow tables. Times are ticks of 2^30 ns of CLOCK_MONOTONIC,
+ * the keys of flows and the sources of fragments. Times are ticks of 2^30 ns of CLOCK_MONOTONIC,
  * which wrap; a difference of two ticks is what counts.
  *
  * The control plane writes records word by word while packets are read, so
@@ -33,8 +33,10 @@ enum xvs_tick {
 };
 
 enum {
-	/* Entries in one chunk of a lookup table. */
-	XVS_CHUNK = 1024,
+	/* Entries in one chunk of a lookup table: with what the kernel adds, a
+	 * chunk stays within one page.
+	 */
+	XVS_CHUNK = 1000,
 	/* Interfaces an instance can be attached to. */
 	XVS_INTERFACES = 64,
 	/* MAC addresses that frames for a VIP may be sent to. */
@@ -108,18 +110,22 @@ struct xvs_service {
 	__u8 pad2[8];
 };
 
-/* What a packet needs to leave for a destination, by slot: one cache line. */
+/* What a packet needs to leave for a destination, by slot: one cache line. The
+ * way out comes last: a record is written in this order.
+ */
 struct xvs_destination {
+	/* One word: who has the slot. */
 	__u32 generation; /* a flow that names another is a miss */
 	__u32 service;	  /* id of the service */
-	__u32 ifindex;	  /* way out, 0: none now */
-	__u32 mtu;	  /* of the way out, octets of an IP packet */
 	__u8 mac[6];	  /* of the server */
 	__u8 pad1[2];
 	__u8 source_mac[6]; /* of the way out */
 	__u8 pad2[2];
 	__u32 idle;    /* ticks that a silent flow lives */
 	__u32 closing; /* the same after FIN or RST */
+	/* One word: the way out. */
+	__u32 ifindex; /* 0: none now */
+	__u32 mtu;     /* octets of an IP packet */
 	__u8 pad3[24];
 };
 
@@ -130,17 +136,6 @@ enum xvs_status {
 	XVS_INTERFACE_DOWN,
 	XVS_RESOLVING,
 	XVS_NO_NEIGHBOUR,
-};
-
-/* What readers of an instance want to know of a destination, by slot. */
-struct xvs_destination_info {
-	__u8 address[16];
-	__u32 service; /* 0: the slot is free */
-	__u32 generation;
-	__u32 weight;
-	__u32 disabled; /* 1: gets no new flows */
-	enum xvs_status status;
-	__u32 pad;
 };
 
 /* Part of a lookup table: the slots of XVS_CHUNK entries in a row. */
@@ -236,6 +231,19 @@ struct xvs_traffic {
 	__u64 pad[2];
 };
 
+/* What readers of an instance want to know of a destination, by slot. */
+struct xvs_destination_info {
+	__u8 address[16];
+	__u32 service; /* 0: the slot is free */
+	__u32 generation;
+	__u32 weight;
+	__u32 disabled; /* 1: gets no new flows */
+	enum xvs_status status;
+	__u32 pad;
+	/* What the slot had counted before it was this destination's. */
+	struct xvs_traffic base;
+};
+
 /* What a scan of the flows found, by slot; slot 0 has the sums. */
 struct xvs_gauge {
 	__u32 active; /* open TCP connections */
@@ -251,6 +259,8 @@ struct xvs_gauge {
 struct xvs_retired {
 	struct xvs_traffic traffic;
 	struct xvs_refused refused;
+	/* What the id had counted before it was this service's or VIP's. */
+	struct xvs_refused base;
 };
 
 struct xvs_interface {
@@ -265,6 +275,10 @@ struct xvs_instance {
 	enum xvs_reason reasons; /* the first number that is no reason */
 	enum xvs_tick tick;
 	__u32 process;
+	/* Odd while counters move from one record to another: what is read
+	 * meanwhile does not add up.
+	 */
+	__u64 changes;
 	__u64 started_ns; /* CLOCK_MONOTONIC */
 	struct xvs_settings settings;
 	__u32 flows;	/* limit of each flow table */

@@ -4,11 +4,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::process;
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::thread;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::sys::eventfd::EfdFlags;
 use nix::sys::eventfd::EventFd;
@@ -36,6 +38,7 @@ use crate::bpf::Settings;
 use crate::bpf::Sizes;
 use crate::bpf::Tick;
 use crate::bpf::program_name;
+use crate::census;
 use crate::clock::now_ns;
 use crate::config::MAX_PREFIXES;
 use crate::control::Control;
@@ -65,7 +68,7 @@ const MAX_INTERFACES: usize = InstanceRecord::INTERFACES;
 pub struct Client {
     instance: Instance,
     shared: Arc<Shared>,
-    monitor: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     // Dropped in this order: first nothing reaches the program any more.
     _attachments: Vec<Attachment>,
     _dataplane: Dataplane,
@@ -78,6 +81,7 @@ pub(crate) struct Shared {
     /// Wakes the background thread.
     pub(crate) wake: EventFd,
     stop: Mutex<bool>,
+    stopping: Condvar,
 }
 
 impl Client {
@@ -105,15 +109,22 @@ impl Client {
         // The watcher first: what changes while all is read is in its queue.
         let watcher = Watcher::new()?;
         let mut net = Net::new()?;
-        let observed = net.snapshot()?;
-        let ports = ports(interfaces, &observed)?;
-        let indices: Vec<u32> = ports.iter().map(|port| port.index).collect();
-        let prefixes = discovery::resolve_prefixes(&options.config, &indices, &observed)?;
+        let resolve = |observed: &Snapshot| {
+            let ports = ports(interfaces, observed)?;
+            let indices: Vec<u32> = ports.iter().map(|port| port.index).collect();
+            let prefixes = discovery::resolve_prefixes(&options.config, &indices, observed)?;
+            Ok((ports, prefixes))
+        };
+        resolve(&net.snapshot()?)?;
 
         let directory = Directory::create(&options.bpffs, &options.instance)?;
+        // Again, for the last process of this instance may just have ended.
+        let observed = net.snapshot()?;
+        let (ports, prefixes) = resolve(&observed)?;
         check_unoccupied(&ports, &observed)?;
         if let Ok(left) = Instance::open(&options.bpffs, &options.instance) {
-            left.disown_neighbours(&mut net)?;
+            // A neighbour entry that stays managed keeps nobody from starting.
+            let _ = left.disown_neighbours(&mut net);
         }
         directory.clear()?;
         let settings = settings(&options)?;
@@ -148,13 +159,16 @@ impl Client {
             prefixes,
             observed,
         );
-        let mut attachments = Vec::new();
-        let mut attached = Vec::new();
-        for port in ports {
-            let (attachment, generic) = attach(&dataplane, &port, options.mode, &events)?;
-            attachments.push(attachment);
-            attached.push((port, generic));
+        let mut attached = attach_all(&dataplane, &ports, options.mode, &events)?;
+        let generic = attached.iter().filter(|(_, generic)| *generic).count();
+        if generic != 0 && generic != attached.len() {
+            // A native program cannot redirect to an interface without
+            // native XDP: the kernel would drop what is counted as forwarded.
+            drop(attached);
+            attached = attach_all(&dataplane, &ports, Mode::Generic, &events)?;
         }
+        let (attachments, generic): (Vec<Attachment>, Vec<bool>) = attached.into_iter().unzip();
+        let attached: Vec<(Port, bool)> = ports.into_iter().zip(generic).collect();
         Control::describe_ports(&maps, &attached);
 
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -164,19 +178,19 @@ impl Client {
             events,
             wake,
             stop: Mutex::new(false),
+            stopping: Condvar::new(),
         });
-        let monitor = Monitor::new(Arc::clone(&shared), Arc::clone(&maps), net, watcher);
-        let monitor = thread::Builder::new()
-            .name("xvs".to_owned())
-            .spawn(move || monitor.run())
-            .map_err(|source| Error::System { call: "clone", source })?;
-        Ok(Self {
-            instance: Instance::new(&options.instance, maps),
-            shared,
-            monitor: Some(monitor),
+        let mut client = Self {
+            instance: Instance::new(&options.instance, Arc::clone(&maps)),
+            shared: Arc::clone(&shared),
+            threads: Vec::new(),
             _attachments: attachments,
             _dataplane: dataplane,
-        })
+        };
+        let monitor = Monitor::new(Arc::clone(&shared), net, watcher);
+        client.spawn("xvs-monitor", move || monitor.run())?;
+        client.spawn("xvs-census", move || census::run(&shared, &maps))?;
+        Ok(client)
     }
 
     /// The state of the instance as a whole.
@@ -333,6 +347,15 @@ impl Client {
         &self.instance
     }
 
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(run)
+            .map_err(|source| Error::System { call: "clone", source })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
     fn change(&self, change: impl FnOnce(&mut Control) -> Result<()>) -> Result<()> {
         let result = change(&mut self.shared.control());
         self.shared.wake();
@@ -343,10 +366,11 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         *self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.stopping.notify_all();
         self.shared.wake();
-        if let Some(monitor) = self.monitor.take() {
+        for thread in self.threads.drain(..) {
             // A panic of the thread was reported when it happened.
-            let _ = monitor.join();
+            let _ = thread.join();
         }
     }
 }
@@ -359,6 +383,13 @@ impl Shared {
 
     pub(crate) fn stopped(&self) -> bool {
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits, for less than this when the client is dropped; whether it is.
+    pub(crate) fn wait_for_stop(&self, time: Duration) -> bool {
+        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.stopping.wait_timeout_while(stop, time, |stop| !*stop);
+        *result.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn wake(&self) {
@@ -436,6 +467,16 @@ fn settings(options: &Options) -> Result<Settings> {
         // A tenth of a second's worth at once.
         icmp_burst: 100_000_000,
     })
+}
+
+/// Attaches to all interfaces; whether each is in generic mode.
+fn attach_all(
+    dataplane: &Dataplane,
+    ports: &[Port],
+    mode: Mode,
+    events: &Events,
+) -> Result<Vec<(Attachment, bool)>> {
+    ports.iter().map(|port| attach(dataplane, port, mode, events)).collect()
 }
 
 /// Attaches to an interface; whether it is in generic mode.

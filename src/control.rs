@@ -7,13 +7,16 @@
 
 mod gate;
 mod ids;
-mod retire;
+mod records;
+pub(crate) mod retire;
 mod tables;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::Config;
 use crate::Destination;
@@ -25,16 +28,9 @@ use crate::Options;
 use crate::Result;
 use crate::Service;
 use crate::ServiceKey;
-use crate::bpf::DestinationInfo;
-use crate::bpf::DestinationRecord;
-use crate::bpf::InterfaceRecord;
 use crate::bpf::Maps;
-use crate::bpf::PrefixRecord;
-use crate::bpf::ServiceKeyRecord;
 use crate::bpf::ServiceRecord;
-use crate::bpf::StatusCode;
 use crate::bpf::address_octets;
-use crate::clock::ticks;
 use crate::discovery;
 use crate::discovery::NextHop;
 use crate::discovery::PrefixInterface;
@@ -43,6 +39,7 @@ use crate::hash::HashKey;
 use crate::maglev::Member;
 use crate::net::Snapshot;
 use ids::Ids;
+pub(crate) use records::key_record;
 use tables::Entry;
 use tables::Tables;
 
@@ -93,6 +90,8 @@ pub(crate) struct Control {
     /// The network as last heard of; [`Self::observe`] follows a change.
     pub(crate) observed: Snapshot,
     services: BTreeMap<ServiceKey, Balanced>,
+    /// Services whose table does not fit their destinations any more.
+    stale: BTreeSet<ServiceKey>,
     vips: BTreeMap<IpAddr, Virtual>,
     limits: Limits,
     service_ids: Ids,
@@ -133,6 +132,7 @@ impl Control {
             prefixes,
             observed,
             services: BTreeMap::new(),
+            stale: BTreeSet::new(),
             vips: BTreeMap::new(),
             limits: Limits {
                 services: options.services,
@@ -233,15 +233,18 @@ impl Control {
             maximum: self.limits.destinations as usize,
             remedy: "`Options::destinations` raises it, or remove some before others are added",
         };
-        let present = self.services.get(&key);
         let mut taken = Vec::new();
         let mut targets = BTreeMap::new();
         for (address, destination) in wanted {
-            let old = present.and_then(|b| b.targets.get(&address));
-            let slot = match old {
-                Some(target) => target.slot,
+            let old = self.services.get(&key).and_then(|b| b.targets.get(&address));
+            let hop = old.and_then(|t| t.hop);
+            let slot = match old.map(|t| t.slot) {
+                Some(slot) => slot,
                 None => match self.slots.take() {
                     Some(slot) => {
+                        // What was stored while nobody had the slot is a miss.
+                        self.next_generation(slot);
+                        self.open_slot(slot);
                         taken.push(slot);
                         slot
                     }
@@ -251,9 +254,10 @@ impl Control {
                     }
                 },
             };
-            let (status, hop) = self.resolve(address, old.and_then(|t| t.hop));
+            let (status, hop) = self.resolve(address, hop);
             targets.insert(address, Target { destination, slot, status, hop });
         }
+        let present = self.services.get(&key);
         let entries = entries(&targets);
         let (table, id, vip) = match present {
             Some(b) if b.entries == entries => (Ok(b.table), b.id, 0),
@@ -262,9 +266,16 @@ impl Control {
                 let table = self.tables.build(&entries);
                 // SANITY: there are as many as services, and one is left.
                 let id = self.service_ids.take().expect("the limit was checked");
+                self.open_service(id);
                 let vip = match self.vips.get(&service.address) {
                     Some(vip) => vip.id,
-                    None => self.vip_ids.take().expect("there are no more VIPs than services"),
+                    None => {
+                        let vip = self.vip_ids.take();
+                        // SANITY: every VIP has a service.
+                        let vip = vip.expect("there are no more VIPs than services");
+                        self.open_vip(vip);
+                        vip
+                    }
                 };
                 (table, id, vip)
             }
@@ -322,9 +333,11 @@ impl Control {
                     .into_values()
                     .filter(|t| !new.targets.contains_key(&t.destination.address))
                     .collect();
+                self.count_change();
                 for target in gone {
                     self.retire_target(id, &target);
                 }
+                self.count_change();
                 Ok(())
             }
         }
@@ -346,7 +359,11 @@ impl Control {
         }
         let result = result.and_then(|()| self.maps.service_ids.insert(&key_record(key), &id));
         if result.is_err() {
-            self.forget_service(key)?;
+            if new_vip {
+                // It may not have been put, and then it is not missed.
+                let _ = self.maps.vip_ids.remove(&address_octets(key.address));
+            }
+            self.forget_service(key);
         }
         result
     }
@@ -357,34 +374,39 @@ impl Control {
             return Err(Error::ServiceNotFound { service: key });
         }
         self.maps.service_ids.remove(&key_record(key))?;
-        self.forget_service(key)
+        let last = self.vips.get(&key.address).is_some_and(|vip| vip.services == 1);
+        if last && let Err(error) = self.maps.vip_ids.remove(&address_octets(key.address)) {
+            self.maps.service_ids.insert(&key_record(key), &self.services[&key].id)?;
+            return Err(error);
+        }
+        self.forget_service(key);
+        Ok(())
     }
 
     /// Removes the records of a service that packets do not find any more.
-    fn forget_service(&mut self, key: ServiceKey) -> Result<()> {
+    fn forget_service(&mut self, key: ServiceKey) {
         let Some(balanced) = self.services.remove(&key) else {
-            return Ok(());
+            return;
         };
+        self.count_change();
         self.maps.services.write(balanced.id, &ServiceRecord::default());
         self.tables.retire(balanced.table);
         for target in balanced.targets.values() {
             self.retire_target(balanced.id, target);
         }
-        let Some(vip) = self.vips.get_mut(&key.address) else {
-            return Ok(());
-        };
-        vip.services -= 1;
-        let (vip, last) = (vip.id, vip.services == 0);
-        self.retire_service(balanced.id, vip);
-        self.service_ids.free(balanced.id);
-        if last {
-            self.vips.remove(&key.address);
-            self.write_gate();
-            self.retire_vip(vip);
-            self.vip_ids.free(vip);
-            self.maps.vip_ids.remove(&address_octets(key.address))?;
+        if let Some(vip) = self.vips.get_mut(&key.address) {
+            vip.services -= 1;
+            let (vip, last) = (vip.id, vip.services == 0);
+            self.retire_service(balanced.id, vip);
+            self.service_ids.free(balanced.id);
+            if last {
+                self.vips.remove(&key.address);
+                self.write_gate();
+                self.retire_vip(vip);
+                self.vip_ids.free(vip);
+            }
         }
-        Ok(())
+        self.count_change();
     }
 
     /// Sets the VLANs; destinations follow.
@@ -395,10 +417,11 @@ impl Control {
         self.config = config;
         self.write_prefixes();
         self.refresh();
+        self.rebuild(Duration::MAX);
         Ok(())
     }
 
-    /// Follows a change of the observed network.
+    /// Follows a change of the observed network; [`Self::rebuild`] completes it.
     pub(crate) fn observe(&mut self) {
         for i in 0..self.ports.len() {
             let port = &self.ports[i];
@@ -433,26 +456,23 @@ impl Control {
         self.refresh();
     }
 
-    /// Brings every service up to date with the network.
+    /// Brings every destination up to date with the network; tables that
+    /// must change for that are changed by [`Self::rebuild`].
     fn refresh(&mut self) {
         let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
         for key in keys {
-            if let Err(error) = self.refresh_service(key) {
-                self.events.push(Event::Failed(format!("service {key}: {error}")));
+            let Some(mut balanced) = self.services.remove(&key) else {
+                continue;
+            };
+            self.refresh_targets(&mut balanced);
+            if entries(&balanced.targets) != balanced.entries {
+                self.stale.insert(key);
             }
+            self.services.insert(key, balanced);
         }
     }
 
-    fn refresh_service(&mut self, key: ServiceKey) -> Result<()> {
-        let Some(mut balanced) = self.services.remove(&key) else {
-            return Ok(());
-        };
-        let result = self.refresh_balanced(&mut balanced);
-        self.services.insert(key, balanced);
-        result
-    }
-
-    fn refresh_balanced(&mut self, balanced: &mut Balanced) -> Result<()> {
+    fn refresh_targets(&self, balanced: &mut Balanced) {
         let mut changed = Vec::new();
         for target in balanced.targets.values_mut() {
             let (status, hop) = self.resolve(target.destination.address, target.hop);
@@ -473,14 +493,36 @@ impl Control {
         for address in changed {
             self.write_target(balanced, &balanced.targets[&address]);
         }
-        let entries = entries(&balanced.targets);
-        if entries != balanced.entries {
-            let table = self.tables.build(&entries)?;
-            let old = std::mem::replace(&mut balanced.table, table);
-            balanced.entries = entries;
-            self.write_service(balanced, self.vips[&balanced.service.address].id);
-            self.tables.retire(old);
+    }
+
+    /// Builds tables that destinations' changes have made stale, for so long;
+    /// whether there are more of them.
+    pub(crate) fn rebuild(&mut self, time: Duration) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < time
+            && let Some(key) = self.stale.pop_first()
+        {
+            if let Err(error) = self.rebuild_table(key) {
+                self.events.push(Event::Failed(format!("service {key}: {error}")));
+            }
         }
+        !self.stale.is_empty()
+    }
+
+    fn rebuild_table(&mut self, key: ServiceKey) -> Result<()> {
+        let Some(balanced) = self.services.get_mut(&key) else {
+            return Ok(());
+        };
+        let entries = entries(&balanced.targets);
+        if entries == balanced.entries {
+            return Ok(());
+        }
+        let old = balanced.table;
+        balanced.table = self.tables.build(&entries)?;
+        balanced.entries = entries;
+        let balanced = &self.services[&key];
+        self.write_service(balanced, self.vips[&key.address].id);
+        self.tables.retire(old);
         Ok(())
     }
 
@@ -513,6 +555,8 @@ impl Control {
             .filter_map(|target| {
                 let address = target.destination.address;
                 let prefix = self.prefixes.iter().find(|p| p.prefix.contains(address))?;
+                // Nothing can be asked on an interface that is gone.
+                self.observed.links.get(&prefix.interface)?;
                 let own = self.observed.addresses.iter().any(|a| a.address == address);
                 let resolved = target.status == DestinationStatus::Reachable;
                 (!own).then_some(((prefix.interface, address), resolved))
@@ -521,102 +565,20 @@ impl Control {
     }
 
     /// Removes what no packet can be using any more; whether more is left.
-    pub(crate) fn clean(&mut self) -> bool {
-        if let Err(error) = self.tables.clean() {
-            self.events.push(Event::Failed(error.to_string()));
-        }
-        !self.tables.is_clean()
+    ///
+    /// # Errors
+    ///
+    /// When the kernel keeps a table; it is tried again at the next call.
+    pub(crate) fn clean(&mut self) -> Result<bool> {
+        self.tables.clean()?;
+        Ok(!self.tables.is_clean())
     }
 
     /// The MAC addresses that frames for this host have.
-    fn macs(&self) -> BTreeSet<Mac> {
+    /// In the order of the ports, so that a change is one word.
+    fn macs(&self) -> Vec<Mac> {
         let links = self.ports.iter().filter_map(|p| self.observed.links.get(&p.index));
         links.map(|link| link.mac).filter(|mac| *mac != Mac::default()).collect()
-    }
-
-    fn write_service(&self, balanced: &Balanced, vip: u32) {
-        let service = &balanced.service;
-        self.maps.services.write(
-            balanced.id,
-            &ServiceRecord {
-                table: balanced.table,
-                vip,
-                sticky: u32::from(service.sticky),
-                used: 1,
-                address: address_octets(service.address),
-                port: service.port.to_be(),
-                protocol: service.protocol.number(),
-                idle_ns: service.idle.as_nanos() as u64,
-                closing_ns: service.closing.as_nanos() as u64,
-                ..Default::default()
-            },
-        );
-    }
-
-    fn write_target(&self, balanced: &Balanced, target: &Target) {
-        let generation = self.generations[target.slot as usize];
-        let mut record = DestinationRecord {
-            generation,
-            service: balanced.id,
-            idle: ticks(balanced.service.idle),
-            closing: ticks(balanced.service.closing),
-            ..Default::default()
-        };
-        if let Some(hop) = target.hop {
-            record.ifindex = hop.interface;
-            record.mtu = hop.mtu;
-            record.mac = hop.destination.0;
-            record.source_mac = hop.source.0;
-        }
-        self.maps.destinations.write(target.slot, &record);
-        self.maps.destination_infos.write(
-            target.slot,
-            &DestinationInfo {
-                address: address_octets(target.destination.address),
-                service: balanced.id,
-                generation,
-                weight: target.destination.weight,
-                disabled: u32::from(target.destination.disabled),
-                status: target.status.code(),
-                ..Default::default()
-            },
-        );
-    }
-
-    /// Writes the prefixes and the interfaces for readers.
-    fn write_prefixes(&self) {
-        let mut written = 0;
-        for (vlan, prefix) in self.config.prefixes() {
-            let found = self.prefixes.iter().find(|p| p.prefix == prefix);
-            let (address, length) = (prefix.address(), u32::from(prefix.length()));
-            self.maps.prefixes.write(
-                written,
-                &PrefixRecord {
-                    address: address_octets(address),
-                    length: if address.is_ipv4() { length + 96 } else { length },
-                    vlan: u32::from(vlan),
-                    ifindex: found.map_or(0, |p| p.interface),
-                    ..Default::default()
-                },
-            );
-            written += 1;
-        }
-        let mut instance = self.maps.instance.read(0);
-        instance.prefixes = written;
-        self.maps.instance.write(0, &instance);
-    }
-
-    /// Tells readers what the program is attached to, and in which mode.
-    pub(crate) fn describe_ports(maps: &Maps, ports: &[(Port, bool)]) {
-        let mut instance = maps.instance.read(0);
-        for (record, (port, generic)) in instance.interfaces.iter_mut().zip(ports) {
-            let mut name = [0; 16];
-            for (to, from) in name.iter_mut().zip(port.name.bytes()).take(15) {
-                *to = from as i8;
-            }
-            *record = InterfaceRecord { ifindex: port.index, generic: u32::from(*generic), name };
-        }
-        maps.instance.write(0, &instance);
     }
 }
 
@@ -640,25 +602,4 @@ fn entries(targets: &BTreeMap<IpAddr, Target>) -> Vec<Entry> {
             (Member { address, weight }, t.slot)
         })
         .collect()
-}
-
-pub(crate) fn key_record(key: ServiceKey) -> ServiceKeyRecord {
-    ServiceKeyRecord {
-        address: address_octets(key.address),
-        port: key.port.to_be(),
-        protocol: key.protocol.number(),
-        pad: 0,
-    }
-}
-
-impl DestinationStatus {
-    const fn code(self) -> StatusCode {
-        match self {
-            Self::Reachable => StatusCode::XVS_REACHABLE,
-            Self::NoPrefix => StatusCode::XVS_NO_PREFIX,
-            Self::InterfaceDown => StatusCode::XVS_INTERFACE_DOWN,
-            Self::Resolving => StatusCode::XVS_RESOLVING,
-            Self::NoNeighbour => StatusCode::XVS_NO_NEIGHBOUR,
-        }
-    }
 }

@@ -75,6 +75,8 @@ pub enum Error {
     MissingCapability { missing: Vec<&'static str> },
     /// The BPF file system is not there or not usable.
     Bpffs { path: PathBuf, source: io::Error },
+    /// The folder of an instance's pins cannot be used.
+    Pins { path: PathBuf, source: io::Error },
     /// The pins of an instance may be used by their owner alone.
     PinAccess { path: PathBuf, source: io::Error },
     /// The pinned instance has another layout version.
@@ -184,6 +186,7 @@ impl fmt::Display for Error {
                  `mount -t bpf bpf {0}` makes one",
                 path.display()
             ),
+            Self::Pins { path, source } => write!(f, "pins at {}: {source}", path.display()),
             Self::PinAccess { path, source } => write!(
                 f,
                 "{}: {source}; run as root, or as the user who owns the instance",
@@ -222,6 +225,7 @@ impl std::error::Error for Error {
             Self::NativeUnsupported { source, .. }
             | Self::Attach { source, .. }
             | Self::Bpffs { source, .. }
+            | Self::Pins { source, .. }
             | Self::PinAccess { source, .. }
             | Self::Map { source, .. }
             | Self::System { source, .. } => Some(source),

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use crate::DestinationStatus;
@@ -24,6 +25,8 @@ pub enum Event {
     InterfaceDown { interface: String },
     /// An interface of the instance is up again.
     InterfaceUp { interface: String },
+    /// So many events were dropped, for nobody read them.
+    Dropped(u64),
     /// The kernel had more news than could be read; everything was read anew.
     EventsLost,
     /// Something in the background failed; it is tried again.
@@ -45,6 +48,7 @@ impl fmt::Display for Event {
             Self::InterfaceDown { interface } => write!(f, "interface `{interface}` is down"),
             Self::InterfaceUp { interface } => write!(f, "interface `{interface}` is up"),
             Self::EventsLost => f.write_str("netlink events were lost; the network was read again"),
+            Self::Dropped(count) => write!(f, "{count} events were dropped unread"),
             Self::Failed(what) => write!(f, "background failure: {what}"),
         }
     }
@@ -52,20 +56,52 @@ impl fmt::Display for Event {
 
 /// Events that nobody has read yet; the oldest go when there are too many.
 #[derive(Debug, Default)]
-pub(crate) struct Events(Mutex<VecDeque<Event>>);
+pub(crate) struct Events(Mutex<Unread>);
+
+#[derive(Debug, Default)]
+struct Unread {
+    events: VecDeque<Event>,
+    dropped: u64,
+}
 
 impl Events {
     const KEPT: usize = 1024;
 
     pub(crate) fn push(&self, event: Event) {
-        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if events.len() == Self::KEPT {
-            events.pop_front();
+        let mut unread = self.lock();
+        if unread.events.len() == Self::KEPT {
+            unread.events.pop_front();
+            unread.dropped += 1;
         }
-        events.push_back(event);
+        unread.events.push_back(event);
     }
 
+    /// All of them, and first how many were dropped before them.
     pub(crate) fn take(&self) -> Vec<Event> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        let mut unread = self.lock();
+        let dropped = std::mem::take(&mut unread.dropped);
+        let dropped = (dropped > 0).then_some(Event::Dropped(dropped));
+        dropped.into_iter().chain(unread.events.drain(..)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Unread> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_are_dropped_and_counted() {
+        let events = Events::default();
+        for number in 0..Events::KEPT + 3 {
+            events.push(Event::Failed(number.to_string()));
+        }
+        let taken = events.take();
+        assert_eq!(taken.len(), Events::KEPT + 1);
+        assert_eq!(taken[..2], [Event::Dropped(3), Event::Failed("3".to_owned())]);
+        assert!(events.take().is_empty());
     }
 }

@@ -125,7 +125,7 @@ impl Instance {
         let mut explanation = match packet.source_port {
             Some(_) => self.explain_tuple(&tuple, &record, syn)?,
             None if record.sticky != 0 => self.explain_hash(&tuple, &record, syn)?,
-            None => self.explain_shares(&record)?,
+            None => self.explain_shares(&record, syn)?,
         };
         explanation.service = record.service();
         Ok(explanation)
@@ -173,14 +173,13 @@ impl Instance {
         let Some(slot) = slot.filter(|slot| self.maps.destinations.read(*slot).ifindex != 0) else {
             return Ok(Explanation::new(Verdict::Drop, "no_destination"));
         };
-        let reason = if syn { "forwarded_syn" } else { "forwarded_new" };
-        let mut explanation = Explanation::new(Verdict::Forward, reason);
+        let mut explanation = Explanation::new(Verdict::Forward, chosen(syn));
         explanation.table_index = Some(index);
         explanation.destination = Some(self.destination_of_slot(slot));
         Ok(explanation)
     }
 
-    fn explain_shares(&self, record: &ServiceRecord) -> Result<Explanation> {
+    fn explain_shares(&self, record: &ServiceRecord, syn: bool) -> Result<Explanation> {
         let size = self.settings().table_size;
         let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
         let length = Chunk::default().slot.len();
@@ -197,7 +196,7 @@ impl Instance {
         if counts.is_empty() {
             return Ok(Explanation::new(Verdict::Drop, "no_destination"));
         }
-        let mut explanation = Explanation::new(Verdict::Forward, "forwarded_new");
+        let mut explanation = Explanation::new(Verdict::Forward, chosen(syn));
         explanation.shares = counts
             .into_iter()
             .map(|(slot, count)| {
@@ -229,6 +228,11 @@ impl Instance {
     fn settings(&self) -> Settings {
         self.maps.instance.read(0).settings
     }
+}
+
+/// The reason of a packet whose destination the hash chose.
+const fn chosen(syn: bool) -> &'static str {
+    if syn { "forwarded_syn" } else { "forwarded_new" }
 }
 
 /// Whether a SYN goes to the flow's destination, as `flow_takes_syn` in

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use crate::Instance;
@@ -50,9 +51,13 @@ impl Instance {
         let mut flows = Vec::new();
         let now = now_tick();
         self.maps.flows.for_each(|key, record| {
-            if flows.len() < limit && live(&self.maps, record, now).is_some() {
+            if flows.len() == limit {
+                return ControlFlow::Break(());
+            }
+            if live(&self.maps, record, now).is_some() {
                 flows.extend(self.flow(&key, record, now));
             }
+            ControlFlow::Continue(())
         })?;
         Ok(flows)
     }
@@ -95,14 +100,20 @@ pub(crate) fn silence(flow: &FlowRecord, now: u32) -> u32 {
     (now.wrapping_sub(flow.seen) as i32).max(0).cast_unsigned()
 }
 
-/// Counts all flows by destination and writes what has changed for readers.
-pub(crate) fn count(maps: &Maps) -> Result<()> {
+/// Counts all flows by destination and writes what has changed for readers,
+/// unless it is stopped before it is done.
+pub(crate) fn count(maps: &Maps, stopped: impl Fn() -> bool) -> Result<()> {
+    /// So many flows are counted between two looks at `stopped`.
+    const LOOK: u32 = 4096;
     let now = now_tick();
     let mut gauges = vec![Gauge::default(); maps.gauges.len() as usize];
     maps.flows.for_each(|key, flow| {
         gauges[0].flows = gauges[0].flows.saturating_add(1);
+        if gauges[0].flows.is_multiple_of(LOOK) && stopped() {
+            return ControlFlow::Break(());
+        }
         if live(maps, flow, now).is_none() {
-            return;
+            return ControlFlow::Continue(());
         }
         let open = key.protocol == Protocol::Tcp.number() && !closing(flow);
         let recent = silence(flow, now) <= Tick::XVS_TICKS_RECENT.0;
@@ -110,7 +121,11 @@ pub(crate) fn count(maps: &Maps) -> Result<()> {
         gauge.flows += 1;
         gauge.active += u32::from(open);
         gauge.recent += u32::from(recent);
+        ControlFlow::Continue(())
     })?;
+    if stopped() {
+        return Ok(());
+    }
     for (slot, gauge) in (0..).zip(&gauges) {
         let old = maps.gauges.read(slot);
         if (old.active, old.recent, old.flows) != (gauge.active, gauge.recent, gauge.flows) {

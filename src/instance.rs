@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use crate::Config;
@@ -35,6 +36,8 @@ use crate::bpf::StatusCode;
 use crate::bpf::octets_address;
 use crate::clock::now_ns;
 use crate::config::validate_instance;
+use crate::control::retire::refused_since;
+use crate::control::retire::since;
 use crate::host;
 use crate::host::NeighbourInfo;
 use crate::net::Net;
@@ -90,13 +93,18 @@ impl Instance {
         let directory = Directory::take(bpffs, name)?;
         // An instance of another version is removed all the same.
         if let Ok(left) = Self::open(bpffs, name) {
-            left.disown_neighbours(&mut Net::new()?)?;
+            // A neighbour entry that stays managed harms nobody.
+            let _ = Net::new().and_then(|mut net| left.disown_neighbours(&mut net));
         }
         Ok(Detached { pins: directory.remove()? })
     }
 
     /// The state of the instance as a whole.
     pub fn info(&self) -> Result<Info> {
+        Ok(self.settled(|| self.read_info()))
+    }
+
+    fn read_info(&self) -> Info {
         let record = self.maps.instance.read(0);
         let found = self.gather();
         let mut stats = found.former();
@@ -112,7 +120,7 @@ impl Instance {
             time += cpu.sample_ns;
             samples += cpu.samples;
         }
-        Ok(Info {
+        Info {
             instance: self.name.clone(),
             process: record.process,
             uptime: Duration::from_nanos(now_ns().saturating_sub(record.started_ns)),
@@ -126,7 +134,7 @@ impl Instance {
             table_size: record.settings.table_size,
             latency: u64::checked_div(time, samples),
             stats,
-        })
+        }
     }
 
     /// The VLANs as configured.
@@ -198,35 +206,42 @@ impl Instance {
 
     /// All services, by address, port and protocol.
     pub fn services(&self) -> Result<Vec<ServiceExtended>> {
-        let found = self.gather();
-        Ok(found.services.iter().map(|(id, service)| found.service(*id, service)).collect())
+        Ok(self.settled(|| {
+            let found = self.gather();
+            found.services.iter().map(|(id, service)| found.service(*id, service)).collect()
+        }))
     }
 
     /// One service.
     pub fn service(&self, service: &Service) -> Result<ServiceExtended> {
-        let found = self.gather();
-        let (id, service) = found.find(service.key())?;
-        Ok(found.service(id, service))
+        self.settled(|| {
+            let found = self.gather();
+            let (id, service) = found.find(service.key())?;
+            Ok(found.service(id, service))
+        })
     }
 
     /// The destinations of a service, by address.
     pub fn destinations(&self, service: &Service) -> Result<Vec<DestinationExtended>> {
-        let found = self.gather();
-        let (id, _) = found.find(service.key())?;
-        let mut all: Vec<DestinationExtended> =
-            found.of(id).iter().map(|(slot, info)| self.destination(*slot, info)).collect();
-        all.sort_by_key(|d| d.destination.address);
-        Ok(all)
+        self.settled(|| {
+            let found = self.gather();
+            let (id, _) = found.find(service.key())?;
+            let mut all: Vec<DestinationExtended> =
+                found.of(id).iter().map(|(slot, info)| self.destination(*slot, info)).collect();
+            all.sort_by_key(|d| d.destination.address);
+            Ok(all)
+        })
     }
 
     /// All virtual addresses.
     pub fn vips(&self) -> Result<Vec<Vip>> {
-        Ok(self.gather().vips().into_values().collect())
+        Ok(self.settled(|| self.gather().vips().into_values().collect()))
     }
 
     /// One virtual address.
     pub fn vip(&self, address: IpAddr) -> Result<Vip> {
-        self.gather().vips().remove(&address).ok_or(Error::VipNotFound { address })
+        let vip = self.settled(|| self.gather().vips().remove(&address));
+        vip.ok_or(Error::VipNotFound { address })
     }
 
     /// The destination of a slot.
@@ -261,11 +276,26 @@ impl Instance {
             recent: u64::from(gauge.recent),
             ..Default::default()
         };
-        let row = self.maps.destinations.len();
-        for cpu in 0..self.maps.cpus.len() {
-            stats.add_traffic(&self.maps.traffic.read(cpu * row + slot));
-        }
+        let base = self.maps.destination_infos.read(slot).base;
+        stats.add_traffic(&since(self.maps.traffic_of_slot(slot), base));
         stats
+    }
+
+    /// What is read when no counters move from one record to another, so that
+    /// sums agree. A process that died while they did is not waited for.
+    fn settled<T>(&self, read: impl Fn() -> T) -> T {
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            let before = self.maps.instance.read(0).changes;
+            if before.is_multiple_of(2) {
+                let value = read();
+                if self.maps.instance.read(0).changes == before {
+                    return value;
+                }
+            }
+            thread::yield_now();
+        }
+        read()
     }
 
     /// Reads the records of all services and destinations once.
@@ -338,13 +368,9 @@ impl Found<'_> {
 
     fn service(&self, id: u32, known: &Known) -> ServiceExtended {
         let maps = &self.instance.maps;
-        let mut stats = Stats::default();
-        let retired = maps.retired.read(id);
-        stats.add_traffic(&retired.traffic);
-        for cpu in 0..maps.cpus.len() {
-            let refused = maps.service_refused.read(cpu * maps.services.len() + id);
-            stats.reasons.add_counts(&refused.reasons);
-        }
+        let mut stats = retired(maps, id);
+        let refused = refused_since(maps.refused_by_service(id), maps.retired.read(id).base);
+        stats.reasons.add_counts(&refused.reasons);
         let (mut destinations, mut usable, mut obstacle) = (0, 0, None);
         for (slot, info) in self.of(id) {
             stats.add(&self.instance.traffic(*slot));
@@ -370,11 +396,11 @@ impl Found<'_> {
         for (id, known) in &self.services {
             let address = known.service.address;
             let vip = vips.entry(address).or_insert_with(|| {
-                let mut stats = retired(&self.instance.maps, maps.services.len() + known.vip);
-                for cpu in 0..maps.cpus.len() {
-                    let refused = maps.vip_refused.read(cpu * maps.services.len() + known.vip);
-                    stats.reasons.add_counts(&refused.reasons);
-                }
+                let index = maps.retired_vip(known.vip);
+                let mut stats = retired(maps, index);
+                let base = maps.retired.read(index).base;
+                let refused = refused_since(maps.refused_by_vip(known.vip), base);
+                stats.reasons.add_counts(&refused.reasons);
                 Vip { address, services: 0, stats }
             });
             vip.services += 1;

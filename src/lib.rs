@@ -27,6 +27,7 @@
 //! processes.
 
 mod bpf;
+mod census;
 mod client;
 mod clock;
 mod config;

@@ -1,10 +1,11 @@
-//! The background thread: it hears of changes in the network, keeps
-//! neighbours resolved and counts flows.
+//! The background thread that hears of changes in the network and keeps
+//! neighbours resolved.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -15,74 +16,66 @@ use nix::poll::PollTimeout;
 use nix::poll::poll;
 
 use crate::Event;
-use crate::bpf::Maps;
 use crate::client::Shared;
-use crate::flows;
 use crate::net::Net;
 use crate::net::Watcher;
 
-/// Destinations without an answer are asked again after this.
+/// Destinations without an answer are asked again after this, and requests
+/// that failed are repeated.
 const ASK: Duration = Duration::from_secs(1);
 /// The whole network is read again after this, should news have been missed.
 const REREAD: Duration = Duration::from_secs(60);
-/// Flows are counted again after this, or after as long as makes counting a
-/// tenth of one CPU's work, but not after more than the longest.
-const COUNT: Duration = Duration::from_secs(2);
-const COUNT_LONGEST: Duration = Duration::from_secs(4);
 /// Old lookup tables are removed after this.
 const CLEAN: Duration = Duration::from_millis(50);
+/// Tables are built for so long before others get their turn.
+const TURN: Duration = Duration::from_millis(10);
 
 /// The thread's state.
 pub(crate) struct Monitor {
     shared: Arc<Shared>,
-    maps: Arc<Maps>,
     net: Net,
     watcher: Watcher,
     kept: BTreeSet<(u32, IpAddr)>,
-    /// The failure that was told last: one that lasts is told once.
-    told: Option<String>,
+    /// Neighbours that could not be kept, until the next time of asking.
+    failed: BTreeSet<(u32, IpAddr)>,
+    /// The failures that were told, until the network is read again.
+    told: BTreeSet<String>,
 }
 
 impl Monitor {
-    pub(crate) const fn new(
-        shared: Arc<Shared>,
-        maps: Arc<Maps>,
-        net: Net,
-        watcher: Watcher,
-    ) -> Self {
-        Self { shared, maps, net, watcher, kept: BTreeSet::new(), told: None }
+    pub(crate) const fn new(shared: Arc<Shared>, net: Net, watcher: Watcher) -> Self {
+        Self {
+            shared,
+            net,
+            watcher,
+            kept: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            told: BTreeSet::new(),
+        }
     }
 
     /// Runs until the client is dropped.
     pub(crate) fn run(mut self) {
         let start = Instant::now();
-        let (mut ask, mut reread, mut count) = (start, start + REREAD, start);
+        let (mut ask, mut reread) = (start, start + REREAD);
         while !self.shared.stopped() {
             self.keep_neighbours();
             let now = Instant::now();
             if now >= ask {
+                self.failed.clear();
                 self.ask_neighbours();
                 ask = now + ASK;
             }
             if now >= reread {
+                self.told.clear();
                 self.read_network();
                 reread = now + REREAD;
             }
-            if now >= count {
-                if let Err(error) = flows::count(&self.maps) {
-                    self.tell(error.to_string());
-                }
-                count = now + (now.elapsed() * 10).clamp(COUNT, COUNT_LONGEST);
-            }
-            let mut next = ask.min(reread).min(count);
-            if self.shared.control().clean() {
+            let mut next = ask.min(reread);
+            if self.clean() {
                 next = next.min(Instant::now() + CLEAN);
             }
             self.wait(next);
-        }
-        for (interface, address) in std::mem::take(&mut self.kept) {
-            // What is gone already needs no release.
-            let _ = self.net.release(interface, address);
         }
     }
 
@@ -103,10 +96,12 @@ impl Monitor {
 
         let mut control = self.shared.control();
         let changes = self.watcher.drain(&mut control.observed);
-        if changes.as_ref().is_ok_and(|changes| changes.any) {
+        // What was taken before a failure must be followed too.
+        if changes.as_ref().map_or(true, |changes| changes.any) {
             control.observe();
         }
         drop(control);
+        self.rebuild();
         match changes {
             Ok(changes) if changes.lost => {
                 self.shared.events.push(Event::EventsLost);
@@ -127,9 +122,27 @@ impl Monitor {
                 let mut control = self.shared.control();
                 control.observed = snapshot;
                 control.observe();
+                drop(control);
+                self.rebuild();
             }
             Err(error) => self.tell(error.to_string()),
         }
+    }
+
+    /// Builds the tables that have to change. Calls need not wait for all.
+    fn rebuild(&self) {
+        while self.shared.control().rebuild(TURN) && !self.shared.stopped() {
+            thread::yield_now();
+        }
+    }
+
+    /// Removes old tables; whether there are more.
+    fn clean(&mut self) -> bool {
+        let cleaned = self.shared.control().clean();
+        cleaned.unwrap_or_else(|error| {
+            self.tell(error.to_string());
+            false
+        })
     }
 
     /// Has the kernel keep the neighbours of all destinations resolved, and
@@ -143,24 +156,35 @@ impl Monitor {
             let entry = control.observed.neighbours.get(key);
             entry.is_some_and(|n| n.managed || n.state.is_fixed() || unmanaged)
         };
-        let missing: Vec<(u32, IpAddr)> =
-            wanted.keys().filter(|key| !self.kept.contains(*key) || !holds(key)).copied().collect();
+        let missing: Vec<(u32, IpAddr)> = wanted
+            .keys()
+            .filter(|key| !self.failed.contains(*key))
+            .filter(|key| !self.kept.contains(*key) || !holds(key))
+            .copied()
+            .collect();
         drop(control);
         let gone: Vec<(u32, IpAddr)> =
             self.kept.iter().filter(|key| !wanted.contains_key(*key)).copied().collect();
         for (interface, address) in gone {
-            self.kept.remove(&(interface, address));
-            // What is gone already needs no release.
-            let _ = self.net.release(interface, address);
+            self.release(interface, address);
         }
         for (interface, address) in missing {
             match self.net.keep(interface, address) {
                 Ok(()) => {
                     self.kept.insert((interface, address));
                 }
-                Err(error) => self.tell(format!("neighbour {address}: {error}")),
+                Err(error) => {
+                    self.failed.insert((interface, address));
+                    self.tell(format!("neighbour {address}: {error}"));
+                }
             }
         }
+    }
+
+    fn release(&mut self, interface: u32, address: IpAddr) {
+        self.kept.remove(&(interface, address));
+        // What is gone already needs no release.
+        let _ = self.net.release(interface, address);
     }
 
     /// Asks again for the neighbours that have not answered; where the kernel
@@ -177,11 +201,22 @@ impl Monitor {
         }
     }
 
-    /// Tells a failure, unless it is the one that was told last.
+    /// Tells a failure once, until the network is read again.
     fn tell(&mut self, failure: String) {
-        if self.told.as_ref() != Some(&failure) {
-            self.told = Some(failure.clone());
+        if self.told.insert(failure.clone()) {
             self.shared.events.push(Event::Failed(failure));
+        }
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        for (interface, address) in std::mem::take(&mut self.kept) {
+            self.release(interface, address);
+        }
+        if thread::panicking() {
+            let what = "the background thread died; the network is followed no longer";
+            self.shared.events.push(Event::Failed(what.to_owned()));
         }
     }
 }

@@ -381,7 +381,6 @@ fn frames_for_a_vip_are_forwarded_whole_or_not_at_all() {
         "neighbour_discovery",
         "no_service",
         "not_ip",
-        "too_big_limited",
         "too_big_replied",
         "ttl_expired",
     ];

@@ -74,6 +74,12 @@ impl<T: Record> Array<T> {
         self.entries
     }
 
+    /// The values that a thing has in each row of as many entries as there
+    /// are `ids`: one row for each CPU.
+    pub(crate) fn column(&self, ids: u32, id: u32) -> impl Iterator<Item = T> + '_ {
+        (0..self.entries / ids).map(move |row| self.read(row * ids + id))
+    }
+
     /// The words of the value at `index`.
     fn words(&self, index: u32) -> &[AtomicU64] {
         assert!(index < self.entries, "index {index} of {} entries", self.entries);
@@ -92,7 +98,7 @@ impl<T: Record> Array<T> {
         let mut value = T::default();
         let target = (&raw mut value).cast::<u64>();
         for (i, word) in self.words(index).iter().enumerate() {
-            let word = word.load(Ordering::Relaxed);
+            let word = word.load(Ordering::Acquire);
             // SAFETY: `value` has `WORDS` words, and any are a `Record`.
             unsafe { target.add(i).write_unaligned(word) };
         }
@@ -104,7 +110,11 @@ impl<T: Record> Array<T> {
         let source = (&raw const *value).cast::<u64>();
         for (i, word) in self.words(index).iter().enumerate() {
             // SAFETY: `value` has `WORDS` words, all of them initialized.
-            word.store(unsafe { source.add(i).read_unaligned() }, Ordering::Release);
+            let new = unsafe { source.add(i).read_unaligned() };
+            // Lines that stay clean stay in the caches of the CPUs that read.
+            if word.load(Ordering::Relaxed) != new {
+                word.store(new, Ordering::Release);
+            }
         }
     }
 }

@@ -4,17 +4,18 @@
 
 use std::io;
 use std::mem::size_of;
+use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use super::types::Record;
 
-/// Calls `each` with every entry. Entries that come or go meanwhile may be
-/// missed or told twice.
+/// Calls `each` with every entry until it breaks. Entries that come or go
+/// meanwhile may be missed or told twice.
 pub(super) fn for_each<K: Record, V: Record>(
     fd: BorrowedFd<'_>,
-    mut each: impl FnMut(&K, &V),
+    mut each: impl FnMut(&K, &V) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let mut room = 4096;
     let mut keys = vec![K::default(); room];
@@ -40,10 +41,9 @@ pub(super) fn for_each<K: Record, V: Record>(
         };
         match -result {
             0 | libc_errno::ENOENT => {
-                for (key, value) in keys.iter().zip(&values).take(count as usize) {
-                    each(key, value);
-                }
-                if result != 0 {
+                let mut entries = keys.iter().zip(&values).take(count as usize);
+                let flow = entries.try_for_each(|(key, value)| each(key, value));
+                if result != 0 || flow.is_break() {
                     return Ok(());
                 }
                 std::mem::swap(&mut place, &mut next);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use libbpf_rs::ErrorKind;
@@ -75,8 +76,8 @@ impl<K: Record, V: Record> Hash<K, V> {
         })
     }
 
-    /// Calls `each` with every entry.
-    pub(crate) fn for_each(&self, each: impl FnMut(&K, &V)) -> Result<()> {
+    /// Calls `each` with every entry until it breaks.
+    pub(crate) fn for_each(&self, each: impl FnMut(&K, &V) -> ControlFlow<()>) -> Result<()> {
         batch::for_each(self.map.as_fd(), each).map_err(|source| Error::Map {
             map: self.name,
             operation: "reading",

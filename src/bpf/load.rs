@@ -19,6 +19,9 @@ use crate::Error;
 use crate::Mode;
 use crate::Result;
 
+/// The fewest packets in fragments that are followed at once.
+const FRAGMENTS: u32 = 16_384;
+
 /// What the maps' sizes follow from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
@@ -80,6 +83,8 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.services, settings.services),
         (&mut maps.tables, sizes.chunks),
         (&mut maps.vip_ids, settings.services),
+        // An LRU keeps free entries back for each CPU.
+        (&mut maps.fragments, FRAGMENTS.max(256 * rows)),
         (&mut maps.cpus, rows),
         (&mut maps.traffic, rows * settings.destinations),
         (&mut maps.service_refused, rows * settings.services),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
+use std::ops::ControlFlow;
 
 use libbpf_rs::MapHandle;
 
@@ -103,8 +104,12 @@ impl Flows {
         }
     }
 
-    /// Calls `each` with every flow, of both families.
-    pub(crate) fn for_each(&self, mut each: impl FnMut(FlowKey, &FlowRecord)) -> Result<()> {
+    /// Calls `each` with every flow, of both families, until it breaks.
+    pub(crate) fn for_each(
+        &self,
+        mut each: impl FnMut(FlowKey, &FlowRecord) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut broken = false;
         self.v4.for_each(|key, flow| {
             let key = FlowKey {
                 source: Ipv4Addr::from(key.saddr.to_ne_bytes()).into(),
@@ -113,8 +118,13 @@ impl Flows {
                 destination_port: u16::from_be(key.dport),
                 protocol: key.protocol,
             };
-            each(key, flow);
+            let flow = each(key, flow);
+            broken = flow.is_break();
+            flow
         })?;
+        if broken {
+            return Ok(());
+        }
         self.v6.for_each(|key, flow| {
             let key = FlowKey {
                 source: Ipv6Addr::from(key.saddr).into(),
@@ -123,7 +133,7 @@ impl Flows {
                 destination_port: u16::from_be(key.dport),
                 protocol: key.protocol,
             };
-            each(key, flow);
+            each(key, flow)
         })
     }
 }

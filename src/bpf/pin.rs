@@ -4,6 +4,7 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -60,21 +61,29 @@ impl Directory {
     /// Locks the folder of an instance whose process has died.
     pub(crate) fn take(bpffs: &Path, instance: &str) -> Result<Self> {
         let path = folder(bpffs, instance);
-        if !path.is_dir() {
+        let found = fs::metadata(&path);
+        if found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Err(Error::InstanceNotFound { instance: instance.to_owned(), path });
         }
         Self::lock(path, instance)
     }
 
     fn lock(path: PathBuf, instance: &str) -> Result<Self> {
-        let file =
-            File::open(&path).map_err(|source| Error::Bpffs { path: path.clone(), source })?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { path, _lock: lock }),
+        let file = File::open(&path).map_err(|source| fault(&path, source))?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
             Err((_, Errno::EWOULDBLOCK)) => {
-                Err(Error::InstanceBusy { instance: instance.to_owned(), process: owner(&path) })
+                let process = owner(&path);
+                return Err(Error::InstanceBusy { instance: instance.to_owned(), process });
             }
-            Err((_, errno)) => Err(fault(&path, errno.into())),
+            Err((_, errno)) => return Err(fault(&path, errno.into())),
+        };
+        // Who had it before may have removed it between the two calls, and
+        // somebody else made it anew.
+        let (ours, there) = (lock.metadata(), fs::metadata(&path));
+        match (ours, there) {
+            (Ok(ours), Ok(there)) if ours.ino() == there.ino() => Ok(Self { path, _lock: lock }),
+            _ => Err(Error::InstanceBusy { instance: instance.to_owned(), process: None }),
         }
     }
 
@@ -98,9 +107,8 @@ impl Directory {
 
     /// Removes the folder with all pins; their names are returned.
     pub(crate) fn remove(self) -> Result<Vec<String>> {
-        let removed = self.clear()?;
-        fs::remove_dir(&self.path).map_err(|source| fault(&self.path, source))?;
-        Ok(removed)
+        // The folder itself goes when this is dropped, still locked.
+        self.clear()
     }
 
     /// The names of the instances there are.
@@ -151,7 +159,7 @@ fn fault(path: &Path, source: io::Error) -> Error {
     let path = path.to_owned();
     match source.kind() {
         io::ErrorKind::PermissionDenied => Error::PinAccess { path, source },
-        _ => Error::Bpffs { path, source },
+        _ => Error::Pins { path, source },
     }
 }
 

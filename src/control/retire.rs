@@ -1,73 +1,150 @@
 //! What becomes of the counters of things that are removed: they are added to
 //! those of what they were part of, so that no sum ever shrinks.
+//!
+//! The data plane's own counters are never written here, for a packet may be
+//! adding to them. What a slot or an id had counted before its present owner
+//! is its base, and taken off by readers.
 
 use super::Control;
 use super::Target;
 use crate::bpf::DestinationInfo;
 use crate::bpf::DestinationRecord;
 use crate::bpf::Gauge;
+use crate::bpf::Maps;
 use crate::bpf::Refused;
 use crate::bpf::Retired;
 use crate::bpf::Traffic;
 
 impl Control {
+    /// Tells readers that what they read between the two calls of this, the
+    /// second of which ends it, does not add up.
+    pub(super) fn count_change(&self) {
+        let mut instance = self.maps.instance.read(0);
+        instance.changes += 1;
+        self.maps.instance.write(0, &instance);
+    }
+
+    /// Makes flows that name a slot's present generation misses.
+    pub(super) fn next_generation(&mut self, slot: u32) -> u32 {
+        let generation = &mut self.generations[slot as usize];
+        *generation = generation.wrapping_add(1);
+        *generation
+    }
+
+    /// Prepares a slot for its next destination.
+    pub(super) fn open_slot(&self, slot: u32) {
+        let base = self.maps.traffic_of_slot(slot);
+        let info = DestinationInfo { base, ..Default::default() };
+        self.maps.destination_infos.write(slot, &info);
+    }
+
+    /// Prepares the id of a service for the next one.
+    pub(super) fn open_service(&self, id: u32) {
+        let base = self.maps.refused_by_service(id);
+        self.maps.retired.write(id, &Retired { base, ..Default::default() });
+    }
+
+    /// Prepares the id of a VIP for the next one.
+    pub(super) fn open_vip(&self, id: u32) {
+        let base = self.maps.refused_by_vip(id);
+        let index = self.maps.retired_vip(id);
+        self.maps.retired.write(index, &Retired { base, ..Default::default() });
+    }
+
     /// Takes a destination out: its flows are misses from now on.
     pub(super) fn retire_target(&mut self, service: u32, target: &Target) {
         let slot = target.slot;
-        let generation = &mut self.generations[slot as usize];
-        *generation = generation.wrapping_add(1);
-        let record = DestinationRecord { generation: *generation, ..Default::default() };
+        let generation = self.next_generation(slot);
+        let record = DestinationRecord { generation, ..Default::default() };
         self.maps.destinations.write(slot, &record);
-        self.maps.destination_infos.write(slot, &DestinationInfo::default());
-        self.maps.gauges.write(slot, &Gauge::default());
 
-        let mut retired = self.maps.retired.read(service);
-        for index in rows(&self.maps.traffic, self.maps.destinations.len(), slot) {
-            add_traffic(&mut retired.traffic, &self.maps.traffic.read(index));
-            self.maps.traffic.write(index, &Traffic::default());
-        }
-        self.maps.retired.write(service, &retired);
+        let base = self.maps.destination_infos.read(slot).base;
+        let traffic = since(self.maps.traffic_of_slot(slot), base);
+        self.add_retired(service, &traffic, &Refused::default());
+        self.open_slot(slot);
+        self.maps.gauges.write(slot, &Gauge::default());
         self.slots.free(slot);
     }
 
     /// Moves the counters of a service to its VIP.
     pub(super) fn retire_service(&self, service: u32, vip: u32) {
         let mut moved = self.maps.retired.read(service);
-        for index in rows(&self.maps.service_refused, self.maps.services.len(), service) {
-            add_refused(&mut moved.refused, &self.maps.service_refused.read(index));
-            self.maps.service_refused.write(index, &Refused::default());
-        }
-        self.maps.retired.write(service, &Retired::default());
-        self.add_retired(self.maps.services.len() + vip, &moved);
+        let refused = refused_since(self.maps.refused_by_service(service), moved.base);
+        add_refused(&mut moved.refused, &refused);
+        self.add_retired(self.maps.retired_vip(vip), &moved.traffic, &moved.refused);
+        self.open_service(service);
     }
 
     /// Moves the counters of a VIP to those of all former ones.
     pub(super) fn retire_vip(&self, vip: u32) {
-        let former = self.maps.services.len() + vip;
-        let mut moved = self.maps.retired.read(former);
-        for index in rows(&self.maps.vip_refused, self.maps.services.len(), vip) {
-            add_refused(&mut moved.refused, &self.maps.vip_refused.read(index));
-            self.maps.vip_refused.write(index, &Refused::default());
-        }
-        self.maps.retired.write(former, &Retired::default());
-        self.add_retired(0, &moved);
+        let mut moved = self.maps.retired.read(self.maps.retired_vip(vip));
+        let refused = refused_since(self.maps.refused_by_vip(vip), moved.base);
+        add_refused(&mut moved.refused, &refused);
+        self.add_retired(0, &moved.traffic, &moved.refused);
+        self.open_vip(vip);
     }
 
-    fn add_retired(&self, index: u32, more: &Retired) {
+    fn add_retired(&self, index: u32, traffic: &Traffic, refused: &Refused) {
         let mut retired = self.maps.retired.read(index);
-        add_traffic(&mut retired.traffic, &more.traffic);
-        add_refused(&mut retired.refused, &more.refused);
+        add_traffic(&mut retired.traffic, traffic);
+        add_refused(&mut retired.refused, refused);
         self.maps.retired.write(index, &retired);
     }
 }
 
-/// The indices that a thing's counters have in each CPU's row.
-fn rows<T: crate::bpf::Record>(
-    array: &crate::bpf::Array<T>,
-    row: u32,
-    id: u32,
-) -> impl Iterator<Item = u32> + use<T> {
-    (0..array.len() / row).map(move |cpu| cpu * row + id)
+impl Maps {
+    /// What a slot has counted since the start.
+    pub(crate) fn traffic_of_slot(&self, slot: u32) -> Traffic {
+        let mut sum = Traffic::default();
+        for traffic in self.traffic.column(self.destinations.len(), slot) {
+            add_traffic(&mut sum, &traffic);
+        }
+        sum
+    }
+
+    /// What the id of a service has counted since the start.
+    pub(crate) fn refused_by_service(&self, id: u32) -> Refused {
+        let mut sum = Refused::default();
+        for refused in self.service_refused.column(self.services.len(), id) {
+            add_refused(&mut sum, &refused);
+        }
+        sum
+    }
+
+    /// What the id of a VIP has counted since the start.
+    pub(crate) fn refused_by_vip(&self, id: u32) -> Refused {
+        let mut sum = Refused::default();
+        for refused in self.vip_refused.column(self.services.len(), id) {
+            add_refused(&mut sum, &refused);
+        }
+        sum
+    }
+
+    /// The index of what is retired of a VIP, after that of all services.
+    pub(crate) const fn retired_vip(&self, id: u32) -> u32 {
+        self.services.len() + id
+    }
+}
+
+/// What was counted after the base.
+pub(crate) fn since(now: Traffic, base: Traffic) -> Traffic {
+    Traffic {
+        packets: now.packets.saturating_sub(base.packets),
+        octets: now.octets.saturating_sub(base.octets),
+        flows: now.flows.saturating_sub(base.flows),
+        syn: now.syn.saturating_sub(base.syn),
+        fin: now.fin.saturating_sub(base.fin),
+        rst: now.rst.saturating_sub(base.rst),
+        ..Default::default()
+    }
+}
+
+/// What was counted after the base.
+pub(crate) fn refused_since(mut now: Refused, base: Refused) -> Refused {
+    for (now, base) in now.reasons.iter_mut().zip(base.reasons) {
+        *now = now.saturating_sub(base);
+    }
+    now
 }
 
 fn add_traffic(to: &mut Traffic, more: &Traffic) {

@@ -28,11 +28,13 @@ pub(super) struct Tables {
     key: HashKey,
     next: u32,
     old: VecDeque<(Instant, u32)>,
+    /// The last table by members, for services often have the same servers.
+    last: (Vec<Member>, Vec<u32>),
 }
 
 impl Tables {
     pub(super) const fn new(maps: Arc<Maps>, size: u32, key: HashKey) -> Self {
-        Self { maps, size, key, next: 0, old: VecDeque::new() }
+        Self { maps, size, key, next: 0, old: VecDeque::new(), last: (Vec::new(), Vec::new()) }
     }
 
     /// How many chunks a table of this size has.
@@ -53,10 +55,11 @@ impl Tables {
             self.clean()?;
         }
         let members: Vec<Member> = entries.iter().map(|(member, _)| *member).collect();
-        let slots: Vec<u32> = maglev::table(self.size, self.key, &members)
-            .into_iter()
-            .map(|i| entries[i as usize].1)
-            .collect();
+        if self.last.0 != members {
+            let table = maglev::table(self.size, self.key, &members);
+            self.last = (members, table);
+        }
+        let slots: Vec<u32> = self.last.1.iter().map(|i| entries[*i as usize].1).collect();
         let chunks: Vec<Chunk> = slots
             .chunks(Chunk::default().slot.len())
             .map(|part| {

@@ -89,6 +89,13 @@ pub(crate) struct Neighbour {
 }
 
 impl Neighbour {
+    /// What matters of it: the kernel goes from reachable to stale and back
+    /// all the time.
+    fn essence(&self) -> (Option<Mac>, bool, bool, bool) {
+        let failed = self.state == NeighbourState::Failed;
+        (self.usable(), self.managed, self.state.is_fixed(), failed)
+    }
+
     /// The address to send to, if it has one that is not in doubt.
     pub(crate) fn usable(&self) -> Option<Mac> {
         match self.state {
@@ -174,7 +181,8 @@ impl Snapshot {
                 Err(_) => false,
             },
             Change::Neighbour(key, neighbour) => {
-                self.neighbours.insert(key, neighbour) != Some(neighbour)
+                let old = self.neighbours.insert(key, neighbour);
+                old.is_none_or(|old| old.essence() != neighbour.essence())
             }
             Change::NeighbourGone(key) => self.neighbours.remove(&key).is_some(),
         }

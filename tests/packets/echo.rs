@@ -109,6 +109,16 @@ pub fn echo(w: &World) -> Vec<Case> {
         let name = format!("an echo request from {source}");
         cases.push(w.case(&name, frame).drops("icmp_unsupported", w.on_vip()));
     }
+    let itself = Ip::new(w.vip, w.vip).icmp(request, 0, [0, 1, 0, 2], b"ping");
+    let group = w.ip().macs([3, 0, 0, 0, 0, 1], Port::Lb0.mac());
+    cases.extend([
+        w.case("an echo request from the virtual address itself", itself)
+            .drops("icmp_unsupported", w.on_vip()),
+        w.case("an echo request in a frame from a group", {
+            group.icmp(request, 0, [0, 1, 0, 2], b"ping")
+        })
+        .drops("icmp_unsupported", w.on_vip()),
+    ]);
     if w.is_v4() {
         for length in (4..=40).step_by(4) {
             cases.push(answered(

@@ -240,7 +240,7 @@ pub fn changes(w: &World, port: u16) -> Vec<Case> {
         w.case("a SYN after a FIN when no server is enabled", send(a, SYN))
             .after(send(a, FIN))
             .drops("no_destination", w.on_tcp(port))
-            .leaves(&key(a), Entry::Absent),
+            .leaves(&key(a), Entry::Closing),
         w.case("a flow of a removed server is hashed again", send(a, ACK))
             .change(serve(&[on(x), off(y)]))
             .after(send(a, ACK))

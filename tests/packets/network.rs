@@ -149,6 +149,9 @@ pub fn extensions(w: &World) -> Vec<Case> {
             chain(1).padded_extension(HOP_BY_HOP, 0)
         }),
         forwarded("a routing header", w.ip().extension(ROUTING, &[0, 0, 2, 0, 0, 0, 0, 0])),
+        malformed("a routing header with a segment left", {
+            tcp(w.ip().extension(ROUTING, &[0, 0, 2, 1, 0, 0, 0, 0]))
+        }),
         forwarded("destination options of 1,024 octets", {
             w.ip().padded_extension(DESTINATION_OPTIONS, 127)
         }),

@@ -1,0 +1,35 @@
+//! The thread that counts flows, apart from the one that hears of changes:
+//! reading a large table takes time.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::Event;
+use crate::bpf::Maps;
+use crate::client::Shared;
+use crate::flows;
+
+/// Flows are counted again after this, or after as long as makes counting a
+/// tenth of one CPU's work.
+const SHORTEST: Duration = Duration::from_secs(2);
+/// They are counted again after this at the latest, so that no count is older
+/// than five seconds as long as counting takes less than one.
+const LONGEST: Duration = Duration::from_secs(4);
+
+/// Runs until the client is dropped.
+pub(crate) fn run(shared: &Shared, maps: &Maps) {
+    let mut told = None;
+    loop {
+        let start = Instant::now();
+        if let Err(error) = flows::count(maps, || shared.stopped()) {
+            let failure = error.to_string();
+            if told.as_ref() != Some(&failure) {
+                shared.events.push(Event::Failed(failure.clone()));
+                told = Some(failure);
+            }
+        }
+        if shared.wait_for_stop((start.elapsed() * 10).clamp(SHORTEST, LONGEST)) {
+            return;
+        }
+    }
+}
