@@ -195,6 +195,7 @@ impl Client {
 
     /// The state of the instance as a whole.
     pub fn info(&self) -> Result<Info> {
+        let _still = self.shared.control();
         self.instance.info()
     }
 
@@ -214,6 +215,7 @@ impl Client {
 
     /// All services, by address, port and protocol.
     pub fn services(&self) -> Result<Vec<ServiceExtended>> {
+        let _still = self.shared.control();
         self.instance.services()
     }
 
@@ -223,6 +225,7 @@ impl Client {
     ///
     /// [`Error::ServiceNotFound`].
     pub fn service(&self, service: &Service) -> Result<ServiceExtended> {
+        let _still = self.shared.control();
         self.instance.service(service)
     }
 
@@ -277,6 +280,7 @@ impl Client {
     ///
     /// [`Error::ServiceNotFound`].
     pub fn destinations(&self, service: &Service) -> Result<Vec<DestinationExtended>> {
+        let _still = self.shared.control();
         self.instance.destinations(service)
     }
 
@@ -324,6 +328,7 @@ impl Client {
 
     /// All virtual addresses.
     pub fn vips(&self) -> Result<Vec<Vip>> {
+        let _still = self.shared.control();
         self.instance.vips()
     }
 
@@ -333,6 +338,7 @@ impl Client {
     ///
     /// [`Error::VipNotFound`].
     pub fn vip(&self, address: IpAddr) -> Result<Vip> {
+        let _still = self.shared.control();
         self.instance.vip(address)
     }
 

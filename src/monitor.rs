@@ -2,6 +2,7 @@
 //! neighbours resolved.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
 use nix::poll::poll;
 
+use crate::Error;
 use crate::Event;
 use crate::client::Shared;
 use crate::net::Net;
@@ -175,7 +177,7 @@ impl Monitor {
                 }
                 Err(error) => {
                     self.failed.insert((interface, address));
-                    self.tell(format!("neighbour {address}: {error}"));
+                    self.tell_neighbour(address, &error);
                 }
             }
         }
@@ -196,8 +198,18 @@ impl Monitor {
             if (all || !resolved)
                 && let Err(error) = self.net.kick(interface, address)
             {
-                self.tell(format!("neighbour {address}: {error}"));
+                self.tell_neighbour(address, &error);
             }
+        }
+    }
+
+    /// Tells that a neighbour could not be asked for. That its interface went
+    /// away is told for all of them at once.
+    fn tell_neighbour(&mut self, address: IpAddr, error: &Error) {
+        let source = std::error::Error::source(error).and_then(|e| e.downcast_ref::<io::Error>());
+        let errno = source.and_then(io::Error::raw_os_error).map(Errno::from_raw);
+        if !matches!(errno, Some(Errno::ENODEV | Errno::ENETDOWN)) {
+            self.tell(format!("neighbour {address}: {error}"));
         }
     }
 

@@ -1,11 +1,14 @@
 //! The host is found and left as it was; what others attached stays.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use xvs::Client;
 use xvs::Config;
 use xvs::Destination;
+use xvs::DestinationStatus;
 use xvs::Error;
+use xvs::Event;
 use xvs::Instance;
 use xvs::Mode;
 use xvs::Service;
@@ -29,8 +32,10 @@ fn forwards(lab: &Lab) -> bool {
     ask(&socket, vip(0, UDP), Duration::from_millis(50)).is_ok()
 }
 
-fn serve_udp(lab: &Lab, balancer: &Client) {
-    serve(lab, balancer, &Service::udp(vip(0, UDP).ip(), UDP));
+fn serve_udp(lab: &Lab, balancer: &Client) -> Service {
+    let service = Service::udp(vip(0, UDP).ip(), UDP);
+    serve(lab, balancer, &service);
+    service
 }
 
 /// All that a balancer could have left behind.
@@ -180,4 +185,59 @@ fn an_interface_may_go_and_come_back() {
     let before = Destination::new(lab.backends[0].v4);
     let shown = &balancer.destinations(&service).expect("it is there")[0].destination;
     assert_eq!(*shown, before, "what was wanted has not changed");
+}
+
+#[test]
+fn an_interface_that_is_gone_is_told_once() {
+    let lab = Lab::new(1);
+    let balancer = lab.balancer();
+    let service = serve_udp(&lab, &balancer);
+    for host in 60..80 {
+        let unanswered = Destination::new([10, 1, 2, host].into());
+        balancer.create_destination(&service, &unanswered).expect("a destination");
+    }
+    assert!(forwards(&lab));
+    lab.lb.sh("ip link del eth0");
+    let mut events = Vec::new();
+    wait("the interface is missed", PATIENCE, || {
+        events.extend(balancer.events());
+        events.contains(&Event::InterfaceDown { interface: "eth0".to_owned() }).then_some(())
+    });
+    usable(&balancer, &service, 0);
+    // What fails is asked again every second; two of these go by.
+    let end = Instant::now() + Duration::from_millis(2500);
+    wait("time goes by", PATIENCE, || {
+        events.extend(balancer.events());
+        (Instant::now() > end).then_some(())
+    });
+    let failed = events.iter().filter(|e| matches!(e, Event::Failed(_) | Event::Dropped(_)));
+    assert!(failed.count() <= 3, "{events:?}");
+    let all = balancer.destinations(&service).expect("it is there");
+    assert!(all.iter().all(|d| d.status == DestinationStatus::InterfaceDown), "{all:?}");
+}
+
+#[test]
+fn one_interface_without_native_xdp_makes_all_generic() {
+    let lab = Lab::new(1);
+    // The kernel's bridge runs no native programs.
+    lab.lb.sh("ip link add bare type bridge && ip link set bare up");
+    let both = ["eth0", "bare"];
+    let refused = lab.balancer_with(lab.options().mode(Mode::Native), &both).err();
+    assert!(matches!(refused, Some(Error::NativeUnsupported { .. })), "{refused:?}");
+    assert_eq!(xdp::attached(&lab.lb, "eth0"), None);
+
+    let balancer =
+        lab.balancer_with(lab.options().mode(Mode::Auto), &both).expect("generic works everywhere");
+    let interfaces = balancer.info().expect("it runs").interfaces;
+    assert_eq!(interfaces.len(), 2);
+    assert!(interfaces.iter().all(|i| i.mode == Mode::Generic), "{interfaces:?}");
+    assert!(
+        balancer.events().iter().any(|event| matches!(
+            event,
+            Event::GenericMode { interface, .. } if interface == "bare"
+        )),
+        "the slow one is named"
+    );
+    serve_udp(&lab, &balancer);
+    assert!(forwards(&lab));
 }

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use xvs::Client;
@@ -183,4 +186,71 @@ fn removed_ones_still_count(lab: &Lab, balancer: &Client, services: &[Service], 
     balancer.remove_service(service).expect("it is removed");
     assert_eq!(numbers(&balancer.info().expect("it runs").stats), total);
     assert_eq!(balancer.vip(vip(0, 80).ip()).expect("others are there").services, 2);
+}
+
+#[test]
+fn no_sum_shrinks_while_destinations_come_and_go() {
+    let lab = Lab::new(2);
+    let balancer = lab.balancer();
+    let kept = Service::udp(vip(0, UDP).ip(), UDP);
+    let fleeting = Service::udp(vip(0, UDP).ip(), UDP + 1);
+    serve(&lab, &balancer, &kept);
+    let destinations = || balancer.destinations(&kept).expect("the service is there");
+    let real = destinations()[0].destination.clone();
+    let stop = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            lab.client.enter(|| {
+                let socket = udp_from(ip("0.0.0.0"), 0);
+                let mut sent = 0_u64;
+                while !stop.load(Ordering::Relaxed) {
+                    sent += u64::from(socket.send_to(b"x", vip(0, UDP)).is_ok());
+                }
+                sent
+            })
+        });
+        let reader = scope.spawn(|| {
+            let (mut reads, mut last) = (0, (0, 0));
+            while !stop.load(Ordering::Relaxed) {
+                let service = balancer.service(&kept).expect("it is there").stats.packets;
+                let all = balancer.info().expect("it runs").stats.packets;
+                assert!(service >= last.0 && all >= last.1, "{last:?}, then {service}, {all}");
+                last = (service, all);
+                reads += 1;
+            }
+            reads
+        });
+        for _ in 0..200 {
+            balancer.remove_destination(&kept, &real).expect("it is there");
+            balancer.create_destination(&kept, &real).expect("there is room");
+            balancer.set_service(&fleeting, std::slice::from_ref(&real)).expect("there is room");
+            balancer.remove_service(&fleeting).expect("it is there");
+        }
+        stop.store(true, Ordering::Relaxed);
+        let reads = reader.join().expect("no sum shrank");
+        println!("{reads} reads during 200 changes");
+        sender.join().expect("the client sends")
+    });
+    let counted = || {
+        let info = balancer.info().expect("it runs");
+        let reasons: u64 = info
+            .stats
+            .reasons
+            .iter()
+            .filter(|(name, _)| name.starts_with("forwarded"))
+            .map(|(_, count)| count)
+            .sum();
+        (info.stats.packets, reasons)
+    };
+    let mut last = counted();
+    wait("the last packets are counted", PATIENCE, || {
+        let before = std::mem::replace(&mut last, counted());
+        (before == last).then_some(())
+    });
+    let (packets, reasons) = last;
+    println!("{sent} sent; {packets} by destination, {reasons} by reason");
+    // What is on its way at the moment of a removal may be counted nowhere,
+    // but never twice.
+    assert!(packets <= reasons && reasons - packets <= 400, "{packets} of {reasons}");
+    assert!(packets > 0);
 }
