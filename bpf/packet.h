@@ -94,6 +94,18 @@ static __always_inline __u32 clock_tick(void)
 	return bpf_ktime_get_ns() >> XVS_TICK_SHIFT;
 }
 
+/* A number in host order, within bounds that every verifier knows. Before
+ * v7.0: 9d21199842247ab05c675fb9b6c6ca393a5c0024 ("bpf: Add bitwise tracking
+ * for BPF_END") a swapped register could hold anything.
+ */
+static __always_inline __u32 host16(__be16 value)
+{
+	__u32 number = bpf_ntohs(value);
+
+	asm volatile("%0 &= 0xffff" : "+r"(number));
+	return number;
+}
+
 /* Walks over IPv6 extension headers to the transport header, or to a later
  * fragment's payload. 0, or -1 when they are malformed or too many.
  */
@@ -106,6 +118,11 @@ static __noinline int walk_extensions(struct xdp_md *ctx, struct walk *walk)
 	__u8 next = walk->next;
 	int i;
 
+	/* Unrolled, as compilers like to let a loop's end fall through to its
+	 * start. v6.7: 10e14e9652bf9e8104151bfd9200433083deae3d ("bpf: fix
+	 * control-flow graph checking in privileged mode") takes that.
+	 */
+#pragma unroll
 	for (i = 0; i <= EXTENSIONS_MAX; i++) {
 		__u32 length;
 		__u8 *header;
@@ -199,7 +216,7 @@ static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
 		return XVS_OTHER_HOST;
 
 	header = ip->ihl * 4;
-	p->length = bpf_ntohs(ip->tot_len);
+	p->length = host16(ip->tot_len);
 	if (ip->version != 4 || header < sizeof(*ip) || p->length < header ||
 	    (void *)ip + p->length > p->end)
 		return XVS_MALFORMED;
@@ -237,7 +254,7 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 	if (!gate_has_mac(gate, p->eth))
 		return XVS_OTHER_HOST;
 
-	payload = bpf_ntohs(ip->payload_len);
+	payload = host16(ip->payload_len);
 	if (ip->version != 6 || !payload || (void *)(ip + 1) + payload > p->end)
 		return XVS_MALFORMED;
 	p->length = sizeof(*ip) + payload;
