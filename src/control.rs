@@ -5,6 +5,7 @@
 //! written, where no packet sees them. What can fail has failed by then. Only
 //! after that are the records written that packets follow.
 
+mod follow;
 mod gate;
 mod ids;
 mod records;
@@ -16,14 +17,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::Instant;
 
 use crate::Config;
 use crate::Destination;
 use crate::DestinationStatus;
 use crate::Error;
-use crate::Event;
-use crate::Mac;
 use crate::Options;
 use crate::Result;
 use crate::Service;
@@ -421,149 +419,6 @@ impl Control {
         Ok(())
     }
 
-    /// Follows a change of the observed network; [`Self::rebuild`] completes it.
-    pub(crate) fn observe(&mut self) {
-        for i in 0..self.ports.len() {
-            let port = &self.ports[i];
-            let up = self.observed.links.get(&port.index).is_some_and(|link| link.running);
-            if up != port.up {
-                let interface = port.name.clone();
-                self.events.push(match up {
-                    true => Event::InterfaceUp { interface },
-                    false => Event::InterfaceDown { interface },
-                });
-                self.ports[i].up = up;
-            }
-        }
-        let ports: Vec<u32> = self.ports.iter().map(|p| p.index).collect();
-        // A prefix whose address went away stays where it was: IPv6 addresses
-        // go with a link that is down, and flows need no address of ours.
-        let prefixes: Vec<PrefixInterface> = self
-            .config
-            .prefixes()
-            .filter_map(|(vlan, prefix)| {
-                let one = Config::default().vlan(vlan, prefix);
-                let found = discovery::resolve_prefixes(&one, &ports, &self.observed);
-                let last = || self.prefixes.iter().find(|p| p.prefix == prefix).copied();
-                found.ok().and_then(|found| found.first().copied()).or_else(last)
-            })
-            .collect();
-        if prefixes != self.prefixes {
-            self.prefixes = prefixes;
-            self.write_prefixes();
-        }
-        self.write_gate();
-        self.refresh();
-    }
-
-    /// Brings every destination up to date with the network; tables that
-    /// must change for that are changed by [`Self::rebuild`].
-    fn refresh(&mut self) {
-        let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
-        for key in keys {
-            let Some(mut balanced) = self.services.remove(&key) else {
-                continue;
-            };
-            self.refresh_targets(&mut balanced);
-            if entries(&balanced.targets) != balanced.entries {
-                self.stale.insert(key);
-            }
-            self.services.insert(key, balanced);
-        }
-    }
-
-    fn refresh_targets(&self, balanced: &mut Balanced) {
-        let mut changed = Vec::new();
-        for target in balanced.targets.values_mut() {
-            let (status, hop) = self.resolve(target.destination.address, target.hop);
-            if status == target.status && hop == target.hop {
-                continue;
-            }
-            if status != target.status {
-                let (service, address) = (balanced.service.key(), target.destination.address);
-                self.events.push(match status {
-                    DestinationStatus::Reachable => Event::Resolved { service, address },
-                    _ => Event::Unreachable { service, address, status },
-                });
-            }
-            target.status = status;
-            target.hop = hop;
-            changed.push(target.destination.address);
-        }
-        for address in changed {
-            self.write_target(balanced, &balanced.targets[&address]);
-        }
-    }
-
-    /// Builds tables that destinations' changes have made stale, for so long;
-    /// whether there are more of them.
-    pub(crate) fn rebuild(&mut self, time: Duration) -> bool {
-        let start = Instant::now();
-        while start.elapsed() < time
-            && let Some(key) = self.stale.pop_first()
-        {
-            if let Err(error) = self.rebuild_table(key) {
-                self.events.push(Event::Failed(format!("service {key}: {error}")));
-            }
-        }
-        !self.stale.is_empty()
-    }
-
-    fn rebuild_table(&mut self, key: ServiceKey) -> Result<()> {
-        let Some(balanced) = self.services.get_mut(&key) else {
-            return Ok(());
-        };
-        let entries = entries(&balanced.targets);
-        if entries == balanced.entries {
-            return Ok(());
-        }
-        let old = balanced.table;
-        balanced.table = self.tables.build(&entries)?;
-        balanced.entries = entries;
-        let balanced = &self.services[&key];
-        self.write_service(balanced, self.vips[&key.address].id);
-        self.tables.retire(old);
-        Ok(())
-    }
-
-    /// The way to a destination. While the neighbour does not answer, the
-    /// last way is kept for the flows there are: they are lost for certain
-    /// when they are sent elsewhere.
-    fn resolve(
-        &self,
-        address: IpAddr,
-        last: Option<NextHop>,
-    ) -> (DestinationStatus, Option<NextHop>) {
-        match discovery::next_hop(address, &self.prefixes, &self.observed) {
-            Ok(hop) => (DestinationStatus::Reachable, Some(hop)),
-            Err(unreachable) => {
-                let kept = match unreachable.status {
-                    DestinationStatus::Resolving | DestinationStatus::NoNeighbour => {
-                        last.filter(|hop| Some(hop.interface) == unreachable.interface)
-                    }
-                    _ => None,
-                };
-                (unreachable.status, kept)
-            }
-        }
-    }
-
-    /// The neighbours that must be kept resolved, with whether they are.
-    pub(crate) fn neighbours(&self) -> BTreeMap<(u32, IpAddr), bool> {
-        let targets = self.services.values().flat_map(|b| b.targets.values());
-        targets
-            .filter_map(|target| {
-                let address = target.destination.address;
-                let prefix = self.prefixes.iter().find(|p| p.prefix.contains(address))?;
-                // Nothing can be asked on an interface that is gone.
-                self.observed.links.get(&prefix.interface)?;
-                let own = self.observed.addresses.iter().any(|a| a.address == address);
-                let resolved = target.status == DestinationStatus::Reachable;
-                (!own).then_some(((prefix.interface, address), resolved))
-            })
-            .collect()
-    }
-
     /// Removes what no packet can be using any more; whether more is left.
     ///
     /// # Errors
@@ -572,13 +427,6 @@ impl Control {
     pub(crate) fn clean(&mut self) -> Result<bool> {
         self.tables.clean()?;
         Ok(!self.tables.is_clean())
-    }
-
-    /// The MAC addresses that frames for this host have.
-    /// In the order of the ports, so that a change is one word.
-    fn macs(&self) -> Vec<Mac> {
-        let links = self.ports.iter().filter_map(|p| self.observed.links.get(&p.index));
-        links.map(|link| link.mac).filter(|mac| *mac != Mac::default()).collect()
     }
 }
 

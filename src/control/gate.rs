@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Control;
+use crate::Mac;
 use crate::bpf::Gate;
 
 impl Control {
@@ -20,6 +21,13 @@ impl Control {
             *word = u64::from_ne_bytes(octets);
         }
         self.maps.gate.write(0, &gate);
+    }
+
+    /// The MAC addresses that frames for this host have.
+    /// In the order of the ports, so that a change is one word.
+    fn macs(&self) -> Vec<Mac> {
+        let links = self.ports.iter().filter_map(|p| self.observed.links.get(&p.index));
+        links.map(|link| link.mac).filter(|mac| *mac != Mac::default()).collect()
     }
 }
 
