@@ -16,6 +16,7 @@ use common::dataplane::Verdict;
 use common::dataplane::server_mac;
 use common::frame::*;
 use common::random::Random;
+use common::random::share;
 use xvs::Destination;
 use xvs::Service;
 
@@ -338,7 +339,7 @@ fn foreign_frames_pass_untouched() {
         0 => generator.near(),
         _ => generator.foreign(),
     };
-    generator.run(200_000, &["not_ip", "not_vip"], draw, untouched);
+    generator.run(share(200_000), &["not_ip", "not_vip"], draw, untouched);
 }
 
 #[test]
@@ -353,7 +354,7 @@ fn frames_for_other_hosts_pass_untouched() {
         frame[bit / 8] ^= 0x80 >> (bit % 8);
         frame
     };
-    generator.run(50_000, &["not_ip", "other_host"], draw, untouched);
+    generator.run(share(50_000), &["not_ip", "other_host"], draw, untouched);
 }
 
 /// What comes out for a virtual address is the frame that came in, or that
@@ -384,7 +385,7 @@ fn frames_for_a_vip_are_forwarded_whole_or_not_at_all() {
         "too_big_replied",
         "ttl_expired",
     ];
-    generator.run(100_000, &reasons, draw, whole);
+    generator.run(share(100_000), &reasons, draw, whole);
 }
 
 fn whole(

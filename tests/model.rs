@@ -22,6 +22,7 @@ use common::dataplane::server_mac;
 use common::dataplane::ticks;
 use common::frame;
 use common::random::Random;
+use common::random::share;
 use model::operation;
 use model::operation::Operation;
 use model::reference::Model;
@@ -229,15 +230,15 @@ fn compare(table_size: u32, operations: usize, seed: u64) {
 
 #[test]
 fn ten_thousand_operations_with_a_table_of_251() {
-    compare(251, 10_000, 0x5eed_0002);
+    compare(251, share(10_000), 0x5eed_0002);
 }
 
 #[test]
 fn ten_thousand_operations_with_a_table_of_1021() {
-    compare(1021, 10_000, 0x5eed_0003);
+    compare(1021, share(10_000), 0x5eed_0003);
 }
 
 #[test]
 fn operations_with_a_table_of_65537() {
-    compare(65_537, 2_000, 0x5eed_0004);
+    compare(65_537, share(2_000), 0x5eed_0004);
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -109,11 +110,13 @@ pub fn server_mac(address: IpAddr) -> [u8; 6] {
 
 /// Makes a permanent neighbour entry for a real server, or changes it.
 pub fn set_neighbour(address: IpAddr, mac: [u8; 6]) {
-    sh(&format!(
-        "ip neigh replace {address} lladdr {} dev {} nud permanent",
-        xvs::Mac(mac),
-        Port::of(address).name()
-    ));
+    sh(&format!("ip {}", neighbour(address, mac)));
+}
+
+/// What `ip` is told to make a neighbour entry.
+fn neighbour(address: IpAddr, mac: [u8; 6]) -> String {
+    let device = Port::of(address).name();
+    format!("neigh replace {address} lladdr {} dev {device} nud permanent", xvs::Mac(mac))
 }
 
 /// A file system for pinned objects, unmounted when dropped.
@@ -181,13 +184,17 @@ impl Dataplane {
                 ));
                 port.add_addresses();
             }
+            // One command for all: in a VM that is emulated each takes long.
+            let mut batch = String::new();
             for net in [2, 3] {
                 for host in 3..=40 {
-                    set_neighbour(IpAddr::from([10, 1, net, host]), [2, 4, 0, net, 0, host]);
                     let v6 = [0xfd00, 1, u16::from(net), 0, 0, 0, 0, u16::from(host)];
-                    set_neighbour(IpAddr::from(v6), [2, 6, 0, net, 0, host]);
+                    for address in [IpAddr::from([10, 1, net, host]), IpAddr::from(v6)] {
+                        let _ = writeln!(batch, "{}", neighbour(address, server_mac(address)));
+                    }
                 }
             }
+            sh(&format!("ip -batch - <<END\n{batch}END"));
             let prefix = |text: &str| text.parse().expect("a prefix");
             let limits = Options::new()
                 .instance(&instance)

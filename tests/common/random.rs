@@ -1,5 +1,14 @@
 //! Random numbers that are the same for the same seed, on every machine.
 
+/// How many random things a test does that would do so many: one in
+/// `XVS_TEST_SHARE`, if the environment has that, for machines that are slow.
+pub fn share(number: usize) -> usize {
+    let share = std::env::var("XVS_TEST_SHARE").map_or(1, |text| {
+        text.parse().ok().filter(|share| *share > 0).expect("XVS_TEST_SHARE is a number from 1")
+    });
+    number.div_ceil(share)
+}
+
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(u64);
 
