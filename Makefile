@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-# `make demo` shows the main job, `make test` proves it; both install what is
-# missing first.
+# `make demo` shows the main job, `make test` proves it, `make kernels` proves it
+# on other kernels; all install what is missing first.
 
 CARGO ?= cargo
 CLANG_FORMAT ?= clang-format-19
 BPF_SOURCES = bpf/*.[ch] include/*.h benches/*.c
 
-.PHONY: all build setup setup-vmlinux demo test bench lint format clean
+# What `make kernels` runs: names joined by commas, all if empty. `TEST` is part
+# of a test's name; one in `SHARE` of the random tests' steps is done.
+KERNEL =
+SUITE =
+TEST =
+SHARE = 1
+KERNELS = .ci/kernels/run.sh --kernel "$(KERNEL)" --suite "$(SUITE)" --test "$(TEST)" \
+	--share "$(SHARE)"
+
+.PHONY: all build setup setup-vmlinux setup-kernels demo test bench lint format clean
+.PHONY: kernels kernels-ci kernels-update kernels-table kernel-shell
 
 all: build
 
@@ -17,6 +27,10 @@ setup:
 setup-vmlinux:
 	@.ci/setup.sh --vmlinux
 
+# Only for kernels other than the running one.
+setup-kernels:
+	@.ci/setup.sh --kernels
+
 build: setup
 	$(CARGO) build --locked --release
 
@@ -26,6 +40,25 @@ demo: build
 test: setup
 	@test "$$(id -u)" = 0 || { echo "make test needs root: it makes network namespaces and loads programs" >&2; exit 1; }
 	$(CARGO) test --locked
+
+# The root tests on packaged kernels in VMs; docs/kernels.md tells how.
+kernels: setup-kernels
+	@$(KERNELS)
+
+# The shorter form for every change: a tenth of the random tests' steps.
+kernels-ci: SHARE = 10
+kernels-ci: kernels
+
+# The same with what is the newest build of each series now.
+kernels-update: setup-kernels
+	@$(KERNELS) --update
+
+# What the last run measured becomes what the next ones are compared with.
+kernels-table:
+	cp target/kernels/verifier.md docs/verifier.md
+
+kernel-shell: setup-kernels
+	@.ci/kernels/run.sh --shell "$(KERNEL)"
 
 bench: setup
 	@test "$$(id -u)" = 0 || { echo "make bench needs root: it loads programs" >&2; exit 1; }

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 #
 # Installs what the build and the tests need and is missing. With `--vmlinux`
-# also what vmlinux/ is made with. Quiet when everything is there.
+# also what vmlinux/ is made with, with `--kernels` what runs the tests on other
+# kernels. Quiet when everything is there.
 set -euo pipefail
 
 # What is called, and the Debian package that has it.
@@ -14,11 +15,20 @@ commands=(
 )
 headers=(libelf.h:libelf-dev zlib.h:zlib1g-dev)
 
+kernels=
 for argument in "$@"; do
 	case $argument in
 	--vmlinux) commands+=(bpftool:bpftool) ;;
+	--kernels)
+		kernels=yes
+		commands+=(
+			qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent
+			busybox:busybox-static cpio:cpio modprobe:kmod xz:xz-utils
+			dpkg-deb:dpkg
+		)
+		;;
 	*)
-		echo "usage: $0 [--vmlinux]" >&2
+		echo "usage: $0 [--vmlinux] [--kernels]" >&2
 		exit 2
 		;;
 	esac
@@ -103,3 +113,17 @@ for component in fmt:rustfmt clippy:clippy; do
 			"\`rustup component add ${component#*:}\` installs it" >&2
 	fi
 done
+
+# Rust's own package client builds it; it goes where the kernels are.
+vmtest=0.18.0
+tools=$(dirname "$0")/../target/kernels/tools
+if [ -n "$kernels" ] && ! [ -x "$tools/bin/vmtest" ]; then
+	echo "building vmtest $vmtest"
+	if ! cargo install vmtest --version "$vmtest" --locked --quiet --root "$tools" \
+		--target-dir "$tools/build"; then
+		echo "$0: there is no vmtest, and cargo could not install it (is there a network?):" \
+			"\`cargo install vmtest --version $vmtest --locked --root target/kernels/tools\`" >&2
+		exit 1
+	fi
+	rm -rf "$tools/build"
+fi
