@@ -273,9 +273,11 @@ type Draw = fn(&mut Generator, usize) -> Vec<u8>;
 type Check = fn(&Dataplane, &[u8], Verdict, &[u8]) -> Result<(), &'static str>;
 
 impl Generator {
-    /// Creates services on every virtual address and runs so many frames;
-    /// each is counted once, under one of these reasons.
-    fn run(mut self, frames: usize, reasons: &[&str], draw: Draw, check: Check) {
+    /// Creates services on every virtual address and runs so many frames, or
+    /// the share that is asked for; each is counted once, under one of these
+    /// reasons, and all of them occur unless the frames are too few.
+    fn run(mut self, full: usize, reasons: &[&str], draw: Draw, check: Check) {
+        let frames = share(full);
         Dataplane::with(
             |options| options.services(256).destinations(256),
             |dataplane| {
@@ -307,7 +309,10 @@ impl Generator {
                     .filter(|(_, moved)| *moved > 0)
                     .collect();
                 println!("{frames} frames: {moved:?}");
-                assert_eq!(moved.keys().copied().collect::<Vec<_>>(), reasons);
+                if frames == full {
+                    assert_eq!(moved.keys().copied().collect::<Vec<_>>(), reasons);
+                }
+                assert!(moved.keys().all(|reason| reasons.contains(reason)), "{moved:?}");
                 assert_eq!(moved.values().sum::<u64>(), frames as u64, "each is counted once");
                 let forwarded: u64 = moved
                     .iter()
@@ -339,7 +344,7 @@ fn foreign_frames_pass_untouched() {
         0 => generator.near(),
         _ => generator.foreign(),
     };
-    generator.run(share(200_000), &["not_ip", "not_vip"], draw, untouched);
+    generator.run(200_000, &["not_ip", "not_vip"], draw, untouched);
 }
 
 #[test]
@@ -354,7 +359,7 @@ fn frames_for_other_hosts_pass_untouched() {
         frame[bit / 8] ^= 0x80 >> (bit % 8);
         frame
     };
-    generator.run(share(50_000), &["not_ip", "other_host"], draw, untouched);
+    generator.run(50_000, &["not_ip", "other_host"], draw, untouched);
 }
 
 /// What comes out for a virtual address is the frame that came in, or that
@@ -385,7 +390,7 @@ fn frames_for_a_vip_are_forwarded_whole_or_not_at_all() {
         "too_big_replied",
         "ttl_expired",
     ];
-    generator.run(share(100_000), &reasons, draw, whole);
+    generator.run(100_000, &reasons, draw, whole);
 }
 
 fn whole(

@@ -92,8 +92,16 @@ fn what_a_killed_process_left_is_removed() {
         assert_eq!(Instance::list(lab.bpffs()).expect("it is mounted"), ["lab"]);
     };
     let managed = || lab.lb.sh("ip neigh show 10.1.2.11 dev eth0").contains("managed");
+    // v5.16: 7482e3841d520a368426ac196720601687e2dc47 ("net, neigh: Add
+    // NTF_MANAGED flag for managed neighbor entries"); before, nothing is left.
+    let manages = lab
+        .lb
+        .sh("ip neigh add 10.1.2.200 managed dev eth0 2>/dev/null || true
+             ip neigh show 10.1.2.200 dev eth0
+             ip neigh del 10.1.2.200 dev eth0 2>/dev/null || true")
+        .contains("managed");
     kill(start());
-    assert!(managed(), "the kernel knows nothing of the process's end");
+    assert_eq!(managed(), manages, "the kernel knows nothing of the process's end");
     let detach = || Instance::detach(lab.bpffs(), "lab").expect("nobody runs it");
     let detached = lab.lb.enter(detach);
     assert!(!managed());

@@ -133,7 +133,8 @@ fn watcher_sees_xdp_programs() {
         println!("skipped: there is no clang to make a program with");
         return;
     };
-    let object = format!("/tmp/xvs-net-{}.o", std::process::id());
+    let object = env::temp_dir().join(format!("xvs-net-{}.o", std::process::id()));
+    let object = object.display();
     sh(&format!(
         "echo '__attribute__((section(\"xdp\"))) int pass(void *ctx) {{ return 2; }}' |
              {clang} -O2 -target bpf -x c -c -o {object} -"
@@ -151,7 +152,7 @@ fn watcher_sees_xdp_programs() {
         a.sh(&format!("ip link set va {how} off"));
         seen.until("detached", |s| s.links[&va].xdp.is_none());
     }
-    let _ = fs::remove_file(object);
+    let _ = fs::remove_file(object.to_string());
     assert!(ids[0] != 0 && ids[0] != ids[1], "{ids:?}");
 }
 
@@ -172,13 +173,14 @@ fn overflow_is_told_and_a_new_snapshot_is_right() {
             writeln!(batch, "neigh replace {address} lladdr {mac} dev va nud permanent").unwrap();
         }
     }
-    let file = format!("/tmp/xvs-net-{}.batch", std::process::id());
+    let file = env::temp_dir().join(format!("xvs-net-{}.batch", std::process::id()));
     fs::write(&file, batch).unwrap();
+    let file = file.display();
     a.sh(&format!(
         "sysctl -qw net.ipv4.neigh.default.gc_thresh3=100000 2>/dev/null || true
          ip -batch {file}"
     ));
-    fs::remove_file(&file).unwrap();
+    fs::remove_file(file.to_string()).unwrap();
 
     let changes = seen.watcher.drain(&mut seen.snapshot).unwrap();
     assert_eq!(changes, Changes { any: true, lost: true });
