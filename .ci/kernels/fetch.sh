@@ -77,9 +77,10 @@ depends() {
 }
 
 unpack() {
-	local kernel=$1 tree=$2 package version
+	local kernel=$1 suite=$2 tree=$3 package version
 	package=$(depends linux-image-amd64 '^linux-image-[0-9]' | head -n 1)
-	[ -n "$package" ] || fail "$kernel: the mirror has no linux-image-amd64"
+	[ -n "$package" ] || fail "kernel $kernel: no linux-image-amd64 in $suite from $debian;" \
+		"is there a network? \`make kernels XVS_DEBIAN_MIRROR=ADDRESS\` asks another mirror"
 	# From 7.0 on the image is an empty package that depends on the others.
 	local packages=("$package")
 	mapfile -t -O 1 packages < <(depends "$package" '^linux-(base|binary|modules)-[0-9]')
@@ -142,13 +143,12 @@ fetch() {
 		"\`make kernels XVS_DEBIAN_MIRROR=ADDRESS\` names one"
 	apt=$work/apt/$kernel
 	configure_apt "$suite"
-	apt_tool apt-get --quiet --quiet update >&2 ||
-		fail "kernel $kernel: no lists of packages from $debian for $suite; is there a network?" \
-			"\`make kernels XVS_DEBIAN_MIRROR=ADDRESS\` asks another mirror"
+	# It may miss one of the lists and still have what is needed.
+	apt_tool apt-get --quiet --quiet update >&2 || true
 
 	rm -rf "$tree"
 	mkdir -p "$tree"
-	unpack "$kernel" "$tree"
+	unpack "$kernel" "$suite" "$tree"
 	# Debian 13 has everything in /usr.
 	[ -e "$tree/lib" ] || ln -s usr/lib "$tree/lib"
 	release=$(ls "$tree/lib/modules")
