@@ -56,20 +56,27 @@ pub(crate) fn resolve_prefixes(
     config
         .prefixes()
         .map(|(vlan, prefix)| {
-            let interface = snapshot
-                .addresses
-                .iter()
-                .filter(|a| interfaces.contains(&a.index) && prefix.contains(a.address))
-                .min_by_key(|a| (a.prefix.length() != prefix.length(), a.index))
-                .ok_or_else(|| Error::PrefixNotFound {
-                    vlan,
-                    prefix,
-                    interfaces: names(interfaces, snapshot),
-                })?
-                .index;
-            Ok(PrefixInterface { vlan, prefix, interface })
+            resolve_prefix(vlan, prefix, interfaces, snapshot).ok_or_else(|| {
+                let interfaces = names(interfaces, snapshot);
+                Error::PrefixNotFound { vlan, prefix, interfaces }
+            })
         })
         .collect()
+}
+
+/// Finds the interface of one prefix in the same way.
+pub(crate) fn resolve_prefix(
+    vlan: u16,
+    prefix: Prefix,
+    interfaces: &[u32],
+    snapshot: &Snapshot,
+) -> Option<PrefixInterface> {
+    let addresses = snapshot.addresses.iter();
+    let interface = addresses
+        .filter(|a| interfaces.contains(&a.index) && prefix.contains(a.address))
+        .min_by_key(|a| (a.prefix.length() != prefix.length(), a.index))?
+        .index;
+    Some(PrefixInterface { vlan, prefix, interface })
 }
 
 /// Finds the way to an address in one of the prefixes.

@@ -5,7 +5,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 
-use libbpf_rs::MapHandle;
 use libbpf_rs::skel::OpenSkel;
 use libbpf_rs::skel::SkelBuilder;
 
@@ -132,13 +131,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         pinned(map, name)?;
     }
     skeleton.progs.xvs.pin(directory.pin(PROGRAM)).map_err(fault)?;
-    let maps = Maps::new(|name| {
-        MapHandle::from_pinned_path(directory.pin(name)).map_err(|error| Error::Map {
-            map: name,
-            operation: "opening",
-            source: io::Error::other(error.to_string()),
-        })
-    })?;
+    let maps = Maps::pinned(directory.path())?;
     let program = skeleton
         .progs
         .xvs

@@ -87,6 +87,11 @@ impl Directory {
         }
     }
 
+    /// The folder itself.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where a map or the program is pinned.
     pub(super) fn pin(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -143,15 +148,20 @@ impl Maps {
         let path = folder(bpffs, instance);
         match layout(&path)? {
             None => Err(Error::InstanceNotFound { instance: instance.to_owned(), path }),
-            Some(LAYOUT) => Self::new(|name| {
-                MapHandle::from_pinned_path(path.join(name)).map_err(|error| Error::Map {
-                    map: name,
-                    operation: "opening",
-                    source: io::Error::other(error.to_string()),
-                })
-            }),
+            Some(LAYOUT) => Self::pinned(&path),
             Some(found) => Err(Error::Layout { path, found, expected: LAYOUT }),
         }
+    }
+
+    /// Opens the maps that are pinned in a folder.
+    pub(super) fn pinned(path: &Path) -> Result<Self> {
+        Self::new(|name| {
+            MapHandle::from_pinned_path(path.join(name)).map_err(|error| Error::Map {
+                map: name,
+                operation: "opening",
+                source: io::Error::other(error.to_string()),
+            })
+        })
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::Instant;
 use super::Balanced;
 use super::Control;
 use super::entries;
-use crate::Config;
 use crate::DestinationStatus;
 use crate::Event;
 use crate::Result;
@@ -40,10 +39,8 @@ impl Control {
             .config
             .prefixes()
             .filter_map(|(vlan, prefix)| {
-                let one = Config::default().vlan(vlan, prefix);
-                let found = discovery::resolve_prefixes(&one, &ports, &self.observed);
                 let last = || self.prefixes.iter().find(|p| p.prefix == prefix).copied();
-                found.ok().and_then(|found| found.first().copied()).or_else(last)
+                discovery::resolve_prefix(vlan, prefix, &ports, &self.observed).or_else(last)
             })
             .collect();
         if prefixes != self.prefixes {
