@@ -11,7 +11,6 @@ commands=(
 	clang-19:clang-19 clang-format-19:clang-format-19 gcc:gcc make:make
 	pkg-config:pkg-config ip:iproute2 ethtool:ethtool nginx:nginx-light
 	curl:curl sysctl:procps nsenter:util-linux setpriv:util-linux
-
 )
 headers=(libelf.h:libelf-dev zlib.h:zlib1g-dev)
 
@@ -88,8 +87,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 	# The package lists may be absent or too old.
 	if ! apt-get install --simulate --quiet "${missing[@]}" >/dev/null 2>&1 ||
 		! install "${missing[@]}"; then
-		"${as_root[@]}" apt-get update --quiet
-		install "${missing[@]}"
+		if ! { "${as_root[@]}" apt-get update --quiet && install "${missing[@]}"; }; then
+			echo "$0: apt could not install ${missing[*]} (is there a network?):" \
+				"\`apt-get install ${missing[*]}\`" >&2
+			exit 1
+		fi
 	fi
 	if [[ " ${missing[*]} " == *" nginx-light "* ]] && command -v systemctl >/dev/null; then
 		"${as_root[@]}" systemctl disable --quiet nginx || true
