@@ -1,9 +1,56 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* Flows: which destination a client's packets went to so far. Nothing else
- * knows what the tables are made of.
+/* Flows: which destination a client's packets went to so far.
+ *
+ * A table is an array of groups of places, one page each (include/xvs.h). A
+ * keyed hash gives a flow its group and two buckets of it; it is in the second
+ * only when all places of the first had been used. Places are read without a
+ * lock and written behind one. A reader follows a place only if the client, the
+ * service and the generation of the slot all fit, and the owner has not changed
+ * in between.
  */
 #ifndef XVS_FLOW_H
 #define XVS_FLOW_H
+
+#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
+#define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
+
+#define SLOT_MASK ((1ULL << XVS_FLOW_SLOT_BITS) - 1)
+#define CHECK_MASK ((1ULL << XVS_FLOW_CHECK_BITS) - 1)
+#define SEEN_MASK ((1U << XVS_FLOW_SEEN_BITS) - 1)
+
+/* Ticks by which the clock of another CPU may be ahead. */
+#define SEEN_AHEAD 16
+
+/* No place. */
+#define NOWHERE XVS_FLOW_GROUP
+
+/* Where a flow is, or could be. */
+struct flow {
+	struct xvs_flow *places; /* of its group */
+	__u64 hash;
+	__u32 client; /* as in struct xvs_flow */
+	__u32 meta;   /* of the flow, when it lives */
+	/* The flow's place, or one whose flow is dead; NOWHERE if neither. */
+	__u64 place;
+	__u64 owner; /* of the place */
+};
+
+/* Addresses, ports and the protocol in the order that is hashed, and zeros
+ * after them.
+ */
+static __always_inline __u64 hash_tuple(struct packet *p, __u64 k0, __u64 k1)
+{
+	struct siphash h;
+
+	siphash_start(&h, k0, k1);
+	siphash_word(&h, p->key.words[0]);
+	if (p->version == 4)
+		return siphash_end(&h, p->key.words[1], 13);
+	siphash_word(&h, p->key.words[1]);
+	siphash_word(&h, p->key.words[2]);
+	siphash_word(&h, p->key.words[3]);
+	return siphash_end(&h, p->key.words[4], 37);
+}
 
 /* The destination of a slot; who has it goes into the packet, read at once. */
 static __always_inline struct xvs_destination *slot_owner(struct packet *p,
@@ -15,50 +62,173 @@ static __always_inline struct xvs_destination *slot_owner(struct packet *p,
 	d = bpf_map_lookup_elem(&destinations, &slot);
 	if (!d)
 		return NULL;
-	owner = *(volatile __u64 *)&d->generation;
+	owner = READ_ONCE(*(__u64 *)&d->generation);
 	p->slot = slot;
 	p->generation = owner;
 	p->owner = owner >> 32;
 	return d;
 }
 
-static __always_inline struct xvs_flow *flow_find(struct packet *p)
+/* A place of the flow's group. The verifier must see the bounds. */
+static __always_inline struct xvs_flow *flow_place(struct flow *flow,
+						   __u32 place)
 {
-	if (p->version == 4)
-		return bpf_map_lookup_elem(&flows4, &p->key.v4);
-	return bpf_map_lookup_elem(&flows6, &p->key.v6);
+	asm volatile("%0 &= 255" : "+r"(place));
+	return flow->places + place;
 }
 
-/* Ticks since the flow's last packet: -1 when another CPU's packet came later
- * than this one and was faster.
- */
-static __always_inline __s32 flow_silence(struct packet *p,
-					  struct xvs_flow *flow)
+/* The client's IPv6 address of a place, in two words. */
+static __always_inline __u64 *flow_client6(struct flow *flow, __u32 place)
 {
-	return p->now - flow->seen;
+	struct xvs_flows6 *group = (void *)flow->places;
+
+	asm volatile("%0 &= 255" : "+r"(place));
+	return (__u64 *)group->clients[place];
+}
+
+/* The first places of the two buckets. */
+static __always_inline __u32 flow_bucket1(struct flow *flow)
+{
+	return flow->hash >> 26 & 0xfc;
+}
+
+static __always_inline __u32 flow_bucket2(struct flow *flow)
+{
+	return (flow->hash >> 26 ^ flow->hash >> 34 ^ 4) & 0xfc;
+}
+
+static __always_inline __u64 flow_owner(struct packet *p, struct flow *flow)
+{
+	__u64 check = (flow->hash + p->generation) & CHECK_MASK;
+	__be16 port = p->version == 4 ? p->key.v4.sport : p->key.v6.sport;
+
+	return (__u64)port << XVS_FLOW_PORT_SHIFT |
+	       check << XVS_FLOW_SLOT_BITS | p->slot;
+}
+
+static __always_inline __u32 flow_group(struct flow *flow)
+{
+	return (flow->hash >> 32) * settings.flow_groups >> 32;
+}
+
+/* Finds the flow's group; false if there is none, which cannot be. */
+static __always_inline bool flow_locate(struct packet *p, struct flow *flow)
+{
+	__u32 group;
+
+	flow->hash = hash_tuple(p, settings.flow_k0, settings.flow_k1);
+	flow->place = NOWHERE;
+	group = flow_group(flow);
+	if (p->version == 4) {
+		flow->client = p->key.v4.saddr;
+		flow->places = bpf_map_lookup_elem(&flows4, &group);
+	} else {
+		flow->client = flow->hash >> 32;
+		flow->places = bpf_map_lookup_elem(&flows6, &group);
+	}
+	return flow->places;
+}
+
+/* Whether the destination is one of the packet's service. */
+static __always_inline bool is_of_service(struct packet *p,
+					  struct xvs_destination *d)
+{
+	__u64 *address = (__u64 *)d->address;
+	__u64 *key = (__u64 *)p->key.v6.daddr;
+
+	if (p->version == 4)
+		return *(__be32 *)(d->address + 12) == p->key.v4.daddr &&
+		       d->port == p->key.v4.dport &&
+		       d->protocol == p->key.v4.protocol;
+	return address[0] == key[0] && address[1] == key[1] &&
+	       d->port == p->key.v6.dport && d->protocol == p->key.v6.protocol;
+}
+
+/* The destination of the flow in a place of its client; NULL if that is
+ * another flow, or dead for whom it was.
+ */
+static __always_inline struct xvs_destination *
+flow_check(struct packet *p, struct flow *flow, __u32 place, __u64 owner)
+{
+	struct xvs_destination *d;
+
+	if (p->version == 6) {
+		__u64 *client = flow_client6(flow, place);
+		__u64 *key = (__u64 *)p->key.v6.saddr;
+
+		if (READ_ONCE(client[0]) != key[0] ||
+		    READ_ONCE(client[1]) != key[1])
+			return NULL;
+	}
+	d = slot_owner(p, owner & SLOT_MASK);
+	if (!d || (p->owner && !is_of_service(p, d)))
+		return NULL;
+	flow->place = place;
+	flow->owner = owner;
+	return owner == flow_owner(p, flow) ? d : NULL;
+}
+
+/* Looks through one bucket. */
+static __always_inline struct xvs_destination *
+flow_look(struct packet *p, struct flow *flow, __u32 bucket)
+{
+	__be16 port = p->version == 4 ? p->key.v4.sport : p->key.v6.sport;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < XVS_FLOW_WAYS; i++) {
+		struct xvs_flow *place = flow_place(flow, bucket + i);
+		__u64 owner = READ_ONCE(place->owner);
+		struct xvs_destination *d;
+
+		if (owner >> XVS_FLOW_PORT_SHIFT != port ||
+		    READ_ONCE(place->client) != flow->client)
+			continue;
+		d = flow_check(p, flow, bucket + i, owner);
+		if (!d)
+			continue;
+		flow->meta = READ_ONCE(place->meta);
+		/* Nobody has taken the place while it was read. */
+		return READ_ONCE(place->owner) == owner ? d : NULL;
+	}
+	return NULL;
+}
+
+/* Ticks since the last packet of a place's flow. */
+static __always_inline __u32 flow_silence(struct packet *p, __u32 meta)
+{
+	__u32 silence = (p->now - meta) & SEEN_MASK;
+
+	/* Another CPU's packet came later than this one and was faster. */
+	return silence > SEEN_MASK - SEEN_AHEAD ? 0 : silence;
 }
 
 /* The flow's destination while the flow lives, or NULL. */
-static __always_inline struct xvs_destination *
-flow_destination(struct packet *p, struct xvs_flow *flow)
+static __always_inline struct xvs_destination *flow_find(struct packet *p,
+							 struct flow *flow)
 {
 	struct xvs_destination *d;
-	__s32 limit;
+	__u32 bucket;
 
-	d = slot_owner(p, flow->slot);
-	if (!d || p->generation != flow->generation)
+	if (!flow_locate(p, flow))
 		return NULL;
-	limit = flow->state == XVS_FLOW_CLOSING ? d->closing : d->idle;
-	if (flow_silence(p, flow) > limit)
+	bucket = flow_bucket1(flow);
+	d = flow_look(p, flow, bucket);
+	/* Places are used from the first on, and none is ever unused again. */
+	if (!d && READ_ONCE(flow_place(flow, bucket + 3)->owner))
+		d = flow_look(p, flow, flow_bucket2(flow));
+	if (!d)
+		return NULL;
+	if (flow_silence(p, flow->meta) >
+	    (flow->meta & XVS_FLOW_CLOSING ? d->closing : d->idle))
 		return NULL;
 	return d;
 }
 
-static __always_inline bool flow_takes_syn(struct packet *p,
-					   struct xvs_flow *flow)
+static __always_inline bool flow_takes_syn(struct packet *p, struct flow *flow)
 {
-	return flow->state == XVS_FLOW_OPEN &&
-	       flow_silence(p, flow) <= XVS_TICKS_SYN;
+	return !(flow->meta & XVS_FLOW_CLOSING) &&
+	       flow_silence(p, flow->meta) <= XVS_TICKS_SYN;
 }
 
 static __always_inline bool closes(struct packet *p)
@@ -67,42 +237,135 @@ static __always_inline bool closes(struct packet *p)
 }
 
 /* A packet was seen; writes only what changes, so that the line stays clean
- * for the other CPUs. The kernel reuses entries at once, so on a race this may
- * touch another flow's.
+ * for the other CPUs. Should the place have just been taken, this is the new
+ * flow's, which was seen now too.
  */
-static __always_inline void flow_touch(struct packet *p, struct xvs_flow *flow)
+static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 {
-	if (flow->seen != p->now)
-		flow->seen = p->now;
-	if (closes(p) && flow->state == XVS_FLOW_OPEN)
-		flow->state = XVS_FLOW_CLOSING;
+	__u32 now = p->now & SEEN_MASK;
+	__u32 meta = flow->meta;
+
+	if ((meta & SEEN_MASK) != now) {
+		meta = (meta & ~SEEN_MASK) | now;
+		if (meta / XVS_FLOW_AGE % 4 < XVS_FLOW_AGE_MAX)
+			meta += XVS_FLOW_AGE;
+	}
+	if (closes(p))
+		meta |= XVS_FLOW_CLOSING;
+	if (meta != flow->meta)
+		WRITE_ONCE(flow_place(flow, flow->place)->meta, meta);
 }
 
-static __always_inline void flow_store(struct packet *p)
-{
-	struct xvs_flow flow = {
-		.slot = p->slot,
-		.generation = p->generation,
-		.seen = p->now,
-		.state = closes(p) ? XVS_FLOW_CLOSING : XVS_FLOW_OPEN,
-	};
-	long error;
+/* How well a place can be taken. The longer its flow has been silent the
+ * better, but each later tick that the flow was seen in, up to three, counts
+ * against 16 times that silence: what was seen once goes before what was seen
+ * again, and no flood takes the place of a flow that sends at all.
+ */
+#define RANK_OWN (1ULL << 62)
+#define RANK_FREE (1ULL << 61)
+#define RANK_FREE2 (1ULL << 60)
+#define RANK_NEW (1ULL << 12)
 
-	if (p->version == 4)
-		error = bpf_map_update_elem(&flows4, &p->key.v4, &flow,
-					    BPF_ANY);
-	else
-		error = bpf_map_update_elem(&flows6, &p->key.v6, &flow,
-					    BPF_ANY);
-	p->stored = !error;
+static __always_inline __u64 flow_rank(struct packet *p, struct xvs_flow *place,
+				       __u64 own, __u32 client, __u64 free)
+{
+	__u64 owner = place->owner;
+	__u32 meta = place->meta;
+	__u32 age;
+
+	if (owner == own && place->client == client)
+		return RANK_OWN;
+	if (!(owner & SLOT_MASK))
+		return free;
+	age = meta & XVS_FLOW_CLOSING ? 0 : meta / XVS_FLOW_AGE % 4;
+	return (flow_silence(p, meta) + 1ULL) << (12 - 4 * age);
 }
 
-static __always_inline void flow_delete(struct packet *p)
+/* The place for a new flow, or NOWHERE when others have more right to stay. */
+static __always_inline __u32 flow_choose(struct packet *p, struct flow *flow,
+					 __u64 own)
 {
-	if (p->version == 4)
-		bpf_map_delete_elem(&flows4, &p->key.v4);
+	__u32 bucket1 = flow_bucket1(flow);
+	__u32 bucket2 = flow_bucket2(flow);
+	__u64 best = RANK_NEW - 1;
+	__u32 found = NOWHERE;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 2 * XVS_FLOW_WAYS; i++) {
+		bool first = i < XVS_FLOW_WAYS;
+		__u32 place = (first ? bucket1 : bucket2) + i % XVS_FLOW_WAYS;
+		__u64 rank = flow_rank(p, flow_place(flow, place), own,
+				       flow->client,
+				       first ? RANK_FREE : RANK_FREE2);
+
+		if (rank > best) {
+			best = rank;
+			found = place;
+		}
+	}
+	return found;
+}
+
+/* The lock of the flow's group. */
+static __always_inline struct xvs_flow_lock *flow_lock(struct flow *flow)
+{
+	__u32 index = flow_group(flow) % XVS_FLOW_LOCKS;
+
+	return bpf_map_lookup_elem(&flow_locks, &index);
+}
+
+/* Stores the flow of a packet that has its destination. */
+static __always_inline void flow_store(struct packet *p, struct flow *flow)
+{
+	struct xvs_flow_lock *lock = flow_lock(flow);
+	__u64 own = flow_owner(p, flow);
+	__u32 meta = (p->now & SEEN_MASK) | (closes(p) ? XVS_FLOW_CLOSING : 0);
+	__u32 found;
+
+	if (!flow->places || !lock)
+		return;
+	bpf_spin_lock(&lock->lock);
+	if (flow->place != NOWHERE &&
+	    flow_place(flow, flow->place)->owner == flow->owner)
+		found = flow->place;
 	else
-		bpf_map_delete_elem(&flows6, &p->key.v6);
+		found = flow_choose(p, flow, own);
+	if (found != NOWHERE) {
+		struct xvs_flow *place = flow_place(flow, found);
+
+		WRITE_ONCE(place->owner, XVS_FLOW_FREED);
+		WRITE_ONCE(place->client, flow->client);
+		WRITE_ONCE(place->meta, meta);
+		if (p->version == 6) {
+			__u64 *client = flow_client6(flow, found);
+			__u64 *key = (__u64 *)p->key.v6.saddr;
+
+			WRITE_ONCE(client[0], key[0]);
+			WRITE_ONCE(client[1], key[1]);
+		}
+		WRITE_ONCE(place->owner, own);
+	}
+	bpf_spin_unlock(&lock->lock);
+	p->stored = found != NOWHERE;
+}
+
+/* Frees the flow's place, if it has one. */
+static __always_inline void flow_delete(struct flow *flow)
+{
+	struct xvs_flow_lock *lock;
+	struct xvs_flow *place;
+
+	if (flow->place == NOWHERE || !flow->places)
+		return;
+	lock = flow_lock(flow);
+	if (!lock)
+		return;
+	place = flow_place(flow, flow->place);
+	bpf_spin_lock(&lock->lock);
+	if (place->owner == flow->owner)
+		WRITE_ONCE(place->owner, XVS_FLOW_FREED);
+	bpf_spin_unlock(&lock->lock);
 }
 
 #endif

@@ -69,8 +69,8 @@ static __always_inline int forward_error(struct xdp_md *ctx, struct packet *p)
 {
 	void *quote = p->transport + sizeof(struct icmphdr);
 	__u32 left = p->transport_length - sizeof(struct icmphdr);
-	struct xvs_destination *d = NULL;
-	struct xvs_flow *flow;
+	struct xvs_destination *d;
+	struct flow flow = {};
 	int reason;
 
 	reason = p->version == 4 ? parse_quote4(p, quote, left) :
@@ -83,9 +83,7 @@ static __always_inline int forward_error(struct xdp_md *ctx, struct packet *p)
 		return XVS_NO_SERVICE;
 	if (packet_ttl(p) <= 1)
 		return XVS_TTL_EXPIRED;
-	flow = flow_find(p);
-	if (flow)
-		d = flow_destination(p, flow);
+	d = flow_find(p, &flow);
 	if (!d)
 		d = choose(p);
 	if (!d)

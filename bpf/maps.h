@@ -18,18 +18,32 @@ struct {
 } gate SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct xvs_flow4_key);
-	__type(value, struct xvs_flow);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_flows4);
 } flows4 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct xvs_flow6_key);
-	__type(value, struct xvs_flow);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_flows6);
 } flows6 SEC(".maps");
+
+/* A lock cannot lie in memory that is mapped. */
+struct xvs_flow_lock {
+	struct bpf_spin_lock lock;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, XVS_FLOW_LOCKS);
+	__type(key, __u32);
+	__type(value, struct xvs_flow_lock);
+} flow_locks SEC(".maps");
 
 /* Destinations by slot; slot 0 is none. */
 struct {

@@ -34,10 +34,24 @@ enum fragment {
 	LATER_FRAGMENT,
 };
 
-/* A flow's key of either family. */
+/* The packet's addresses and ports as they are on the wire. */
 union flow_key {
-	struct xvs_flow4_key v4;
-	struct xvs_flow6_key v6;
+	struct {
+		__be32 saddr;
+		__be32 daddr;
+		__be16 sport;
+		__be16 dport;
+		__u8 protocol;
+		__u8 pad[3];
+	} v4;
+	struct {
+		__u8 saddr[16];
+		__u8 daddr[16];
+		__be16 sport;
+		__be16 dport;
+		__u8 protocol;
+		__u8 pad[3];
+	} v6;
 	__u64 words[5];
 };
 
@@ -199,6 +213,9 @@ static __always_inline bool gate_has_mac(struct xvs_gate *gate,
 	return false;
 }
 
+/* IP. The frame is not for a VIP, or the packet's addresses are in the key, even
+ * when it is malformed.
+ */
 static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
 {
 	struct iphdr *ip = (void *)(p->eth + 1);
@@ -208,7 +225,6 @@ static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
 		return XVS_NOT_IP;
 	if (!gate_has_vip(gate, ip->daddr))
 		return XVS_NOT_VIP;
-	p->version = 4;
 	p->ip4 = ip;
 	p->key.v4.saddr = ip->saddr;
 	p->key.v4.daddr = ip->daddr;
@@ -247,7 +263,6 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 	daddr = ip->daddr.in6_u.u6_addr32;
 	if (!gate_has_vip(gate, daddr[0] ^ daddr[1] ^ daddr[2] ^ daddr[3]))
 		return XVS_NOT_VIP;
-	p->version = 6;
 	p->ip6 = ip;
 	__builtin_memcpy(p->key.v6.saddr, &ip->saddr, 16);
 	__builtin_memcpy(p->key.v6.daddr, &ip->daddr, 16);
@@ -276,30 +291,6 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 	p->transport = (void *)p->eth + walk.offset;
 	p->transport_length = walk.left;
 	return CONTINUE;
-}
-
-/* Ethernet and IP. The frame is not for a VIP, or the packet's addresses are
- * in the key, even when it is malformed.
- */
-static __always_inline int parse_network(struct xdp_md *ctx, struct packet *p)
-{
-	struct xvs_gate *g;
-	__u32 zero = 0;
-
-	p->eth = (void *)(long)ctx->data;
-	p->end = (void *)(long)ctx->data_end;
-	g = bpf_map_lookup_elem(&gate, &zero);
-	if (!g || (void *)(p->eth + 1) > p->end)
-		return XVS_NOT_IP;
-
-	switch (p->eth->h_proto) {
-	case bpf_htons(ETH_P_IP):
-		return parse_ip4(p, g);
-	case bpf_htons(ETH_P_IPV6):
-		return parse_ip6(ctx, p, g);
-	default:
-		return XVS_NOT_IP;
-	}
 }
 
 static __always_inline void set_ports(struct packet *p, __be16 source,

@@ -32,28 +32,11 @@ static __always_inline __u32 service_find(struct packet *p)
 	return id ? *id : 0;
 }
 
-/* The keys have addresses, ports and the protocol in the order that is
- * hashed, and zeros after them.
- */
-static __always_inline __u64 hash_tuple(struct packet *p)
-{
-	struct siphash h;
-
-	siphash_start(&h);
-	siphash_word(&h, p->key.words[0]);
-	if (p->version == 4)
-		return siphash_end(&h, p->key.words[1], 13);
-	siphash_word(&h, p->key.words[1]);
-	siphash_word(&h, p->key.words[2]);
-	siphash_word(&h, p->key.words[3]);
-	return siphash_end(&h, p->key.words[4], 37);
-}
-
 static __always_inline __u64 hash_source(struct packet *p)
 {
 	struct siphash h;
 
-	siphash_start(&h);
+	siphash_start(&h, settings.k0, settings.k1);
 	if (p->version == 4)
 		return siphash_end(&h, p->key.v4.saddr, 4);
 	siphash_word(&h, p->key.words[0]);
@@ -78,7 +61,8 @@ static __always_inline struct xvs_destination *choose(struct packet *p)
 	if (!key.table)
 		return NULL;
 
-	hash = service->sticky ? hash_source(p) : hash_tuple(p);
+	hash = service->sticky ? hash_source(p) :
+				 hash_tuple(p, settings.k0, settings.k1);
 	index = (hash & 0xffffffff) * settings.table_size >> 32;
 	key.chunk = index / XVS_CHUNK;
 	chunk = bpf_map_lookup_elem(&tables, &key);

@@ -30,12 +30,12 @@ static __always_inline void siphash_round(struct siphash *h)
 	h->v2 = siphash_rotate(h->v2, 32);
 }
 
-static __always_inline void siphash_start(struct siphash *h)
+static __always_inline void siphash_start(struct siphash *h, __u64 k0, __u64 k1)
 {
-	h->v0 = settings.k0 ^ 0x736f6d6570736575ULL;
-	h->v1 = settings.k1 ^ 0x646f72616e646f6dULL;
-	h->v2 = settings.k0 ^ 0x6c7967656e657261ULL;
-	h->v3 = settings.k1 ^ 0x7465646279746573ULL;
+	h->v0 = k0 ^ 0x736f6d6570736575ULL;
+	h->v1 = k1 ^ 0x646f72616e646f6dULL;
+	h->v2 = k0 ^ 0x6c7967656e657261ULL;
+	h->v3 = k1 ^ 0x7465646279746573ULL;
 }
 
 static __always_inline void siphash_word(struct siphash *h, __u64 word)

@@ -11,7 +11,10 @@
  */
 static __always_inline __u32 cpu_row(void)
 {
-	return bpf_get_smp_processor_id() % settings.cpus;
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	/* A division costs more than all else here. */
+	return cpu < settings.cpus ? cpu : cpu % settings.cpus;
 }
 
 static __always_inline void count_refused(void *map, __u32 row, __u32 id,

@@ -40,49 +40,39 @@ static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
 /* TCP and UDP: to the flow's destination, else to the hash's choice. */
 static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 {
-	struct xvs_destination *d = NULL;
-	struct xvs_flow *flow;
+	struct xvs_destination *d;
+	struct flow flow = {};
 
-	flow = flow_find(p);
-	if (flow)
-		d = flow_destination(p, flow);
+	d = flow_find(p, &flow);
 	p->service = d ? p->owner : service_find(p);
 	if (!p->service)
 		return XVS_NO_SERVICE;
 	if (packet_ttl(p) <= 1)
 		return XVS_TTL_EXPIRED;
 
-	if (is_syn(p)) {
-		if (d && flow_takes_syn(p, flow))
-			return forward(ctx, p, d, XVS_FORWARDED_FLOW);
-		d = choose(p);
-		if (!d || !d->ifindex)
-			return XVS_NO_DESTINATION;
-		/* What follows belongs to the connection that opens now. */
-		if (flow)
-			flow_delete(p);
-		return forward(ctx, p, d, XVS_FORWARDED_SYN);
-	}
-
-	if (d) {
-		flow_touch(p, flow);
+	if (d && !is_syn(p)) {
+		flow_touch(p, &flow);
 		return forward(ctx, p, d, XVS_FORWARDED_FLOW);
 	}
+	if (d && flow_takes_syn(p, &flow))
+		return forward(ctx, p, d, XVS_FORWARDED_FLOW);
 	d = choose(p);
 	if (!d || !d->ifindex)
 		return XVS_NO_DESTINATION;
-	flow_store(p);
+	if (is_syn(p)) {
+		/* What follows belongs to the connection that opens now. */
+		flow_delete(&flow);
+		return forward(ctx, p, d, XVS_FORWARDED_SYN);
+	}
+	flow_store(p, &flow);
 	return forward(ctx, p, d, XVS_FORWARDED_NEW);
 }
 
 static __always_inline int process(struct xdp_md *ctx, struct packet *p)
 {
-	int reason = parse_network(ctx, p);
+	int reason;
 
-	if (reason != CONTINUE)
-		return reason;
 	p->now = clock_tick();
-
 	if (p->fragment == LATER_FRAGMENT)
 		return follow_fragment(ctx, p);
 	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
@@ -91,6 +81,33 @@ static __always_inline int process(struct xdp_md *ctx, struct packet *p)
 	if (reason != CONTINUE)
 		return reason;
 	return balance(ctx, p);
+}
+
+/* The whole way once for each family, so that neither asks which it is. */
+static __always_inline int process_frame(struct xdp_md *ctx, struct packet *p)
+{
+	struct xvs_gate *g;
+	__u32 zero = 0;
+	int reason;
+
+	p->eth = (void *)(long)ctx->data;
+	p->end = (void *)(long)ctx->data_end;
+	g = bpf_map_lookup_elem(&gate, &zero);
+	if (!g || (void *)(p->eth + 1) > p->end)
+		return XVS_NOT_IP;
+
+	switch (p->eth->h_proto) {
+	case bpf_htons(ETH_P_IP):
+		p->version = 4;
+		reason = parse_ip4(p, g);
+		return reason == CONTINUE ? process(ctx, p) : reason;
+	case bpf_htons(ETH_P_IPV6):
+		p->version = 6;
+		reason = parse_ip6(ctx, p, g);
+		return reason == CONTINUE ? process(ctx, p) : reason;
+	default:
+		return XVS_NOT_IP;
+	}
 }
 
 /* Counts the packet under its reason and gives the verdict. */
@@ -158,7 +175,7 @@ int xvs(struct xdp_md *ctx)
 	if (!(packet.cpu->packets++ % SAMPLE))
 		began = bpf_ktime_get_ns();
 
-	verdict = conclude(&packet, row, process(ctx, &packet));
+	verdict = conclude(&packet, row, process_frame(ctx, &packet));
 
 	if (began) {
 		packet.cpu->sample_ns += bpf_ktime_get_ns() - began;

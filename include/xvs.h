@@ -4,8 +4,8 @@
  * (Rust) share. Rust gets them through the skeleton, from this file's BTF.
  *
  * Addresses of both families are 16 octets, IPv4 mapped into IPv6, except in
- * the keys of flows and the sources of fragments. Times are ticks of 2^30 ns of CLOCK_MONOTONIC,
- * which wrap; a difference of two ticks is what counts.
+ * flows and the sources of fragments. Times are ticks of 2^30 ns of
+ * CLOCK_MONOTONIC, which wrap; a difference of two ticks is what counts.
  *
  * The control plane writes records word by word while packets are read, so
  * whatever must change at once lies within one aligned word of 8 octets.
@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 1,
+	XVS_LAYOUT_VERSION = 2,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -45,6 +45,36 @@ enum {
 	XVS_FILTER_BITS = 65536,
 	/* Room for enum xvs_reason. */
 	XVS_REASON_ROOM = 24,
+	/* Places for flows in one bucket: a cache line. */
+	XVS_FLOW_WAYS = 4,
+	/* Places in one group of 64 buckets: a page. */
+	XVS_FLOW_GROUP = 256,
+	/* Locks that those who write to a group take. */
+	XVS_FLOW_LOCKS = 4096,
+};
+
+/* The owner of a place in the flow table, from the low bits up: the slot of
+ * the destination, a check, the client's port. The check is the low bits of
+ * the flow's hash plus the slot's generation, so that a flow of a former
+ * destination never fits the present one.
+ */
+enum xvs_flow_owner {
+	XVS_FLOW_SLOT_BITS = 20,
+	XVS_FLOW_CHECK_BITS = 28,
+	XVS_FLOW_PORT_SHIFT = 48,
+	/* Slot 0, which no flow has: a place that is free again. */
+	XVS_FLOW_FREED = 1 << 20,
+};
+
+/* What is known of a flow, from the low bits up: the tick of its last packet,
+ * its age, and whether FIN or RST was seen from the client.
+ */
+enum xvs_flow_meta {
+	XVS_FLOW_SEEN_BITS = 24,
+	/* In how many later ticks packets came, 3 for any more. */
+	XVS_FLOW_AGE = 1 << 24,
+	XVS_FLOW_AGE_MAX = 3,
+	XVS_FLOW_CLOSING = 1 << 26,
 };
 
 /* What became of a packet. The verdict follows from the reason. */
@@ -79,10 +109,14 @@ enum xvs_reason {
 struct xvs_settings {
 	__u64 k0; /* the hash key, little-endian words */
 	__u64 k1;
+	__u64 flow_k0; /* of the flow tables: a secret of this instance */
+	__u64 flow_k1;
+	__u32 flow_groups;   /* of each flow table */
 	__u32 table_size;    /* entries of a lookup table */
 	__u32 services;	     /* ids are below this */
 	__u32 destinations;  /* slots are below this */
 	__u32 cpus;	     /* CPUs that have counters of their own */
+	__u32 pad;
 	__u64 icmp_interval; /* ns between ICMP errors of one CPU */
 	__u64 icmp_burst;    /* ns that a CPU may be ahead of that */
 };
@@ -116,17 +150,21 @@ struct xvs_service {
 struct xvs_destination {
 	/* One word: who has the slot. */
 	__u32 generation; /* a flow that names another is a miss */
-	__u32 service;	  /* id of the service */
-	__u8 mac[6];	  /* of the server */
-	__u8 pad1[2];
-	__u8 source_mac[6]; /* of the way out */
+	__u32 service;	  /* id of the service, 0: nobody has the slot */
+	/* What the service is known by. */
+	__u8 address[16];
+	__be16 port;
+	__u8 protocol;
+	__u8 pad1[5];
+	__u8 mac[6]; /* of the server */
 	__u8 pad2[2];
+	__u8 source_mac[6]; /* of the way out */
+	__u8 pad3[2];
 	__u32 idle;    /* ticks that a silent flow lives */
 	__u32 closing; /* the same after FIN or RST */
 	/* One word: the way out. */
 	__u32 ifindex; /* 0: none now */
 	__u32 mtu;     /* octets of an IP packet */
-	__u8 pad3[24];
 };
 
 /* Why a destination has a next hop or not. */
@@ -148,35 +186,29 @@ struct xvs_chunk {
 	__u32 slot[XVS_CHUNK];
 };
 
-/* A flow's key: the packet's addresses and ports as they are on the wire. */
-struct xvs_flow4_key {
-	__be32 saddr;
-	__be32 daddr;
-	__be16 sport;
-	__be16 dport;
-	__u8 protocol;
-	__u8 pad[3];
-};
-
-struct xvs_flow6_key {
-	__u8 saddr[16];
-	__u8 daddr[16];
-	__be16 sport;
-	__be16 dport;
-	__u8 protocol;
-	__u8 pad[3];
-};
-
-enum xvs_flow_state {
-	XVS_FLOW_OPEN,
-	XVS_FLOW_CLOSING, /* FIN or RST seen from the client */
-};
-
+/* A flow's place. It is written behind a lock and read without one: its owner
+ * goes first and comes back last.
+ */
 struct xvs_flow {
-	__u32 slot;
-	__u32 generation;
-	__u32 seen; /* tick of the last packet */
-	enum xvs_flow_state state;
+	__u64 owner; /* enum xvs_flow_owner; 0: never used */
+	/* The client's IPv4 address as it is on the wire, or the high half of
+	 * the hash of an IPv6 flow.
+	 */
+	__u32 client;
+	__u32 meta; /* enum xvs_flow_meta */
+};
+
+/* Places that share a lock, in buckets of XVS_FLOW_WAYS. Two buckets of one
+ * group can have a flow; the second only has flows that did not fit the first.
+ */
+struct xvs_flows4 {
+	struct xvs_flow places[XVS_FLOW_GROUP];
+};
+
+struct xvs_flows6 {
+	struct xvs_flow places[XVS_FLOW_GROUP];
+	/* The client's address of each. */
+	__u8 clients[XVS_FLOW_GROUP][16];
 };
 
 /* A packet that comes in fragments. */
@@ -274,6 +306,8 @@ struct xvs_instance {
 	enum xvs_layout layout;
 	enum xvs_reason reasons; /* the first number that is no reason */
 	enum xvs_tick tick;
+	enum xvs_flow_owner flow_owner;
+	enum xvs_flow_meta flow_meta;
 	__u32 process;
 	/* Odd while counters move from one record to another: what is read
 	 * meanwhile does not add up.
@@ -281,7 +315,7 @@ struct xvs_instance {
 	__u64 changes;
 	__u64 started_ns; /* CLOCK_MONOTONIC */
 	struct xvs_settings settings;
-	__u32 flows;	/* limit of each flow table */
+	__u32 flows;	/* that each flow table is meant for */
 	__u32 prefixes; /* records in the map of prefixes */
 	struct xvs_interface interfaces[XVS_INTERFACES];
 };
@@ -300,8 +334,8 @@ _Static_assert(sizeof(struct xvs_service) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_destination) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_traffic) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_cpu) == 256, "whole cache lines");
-_Static_assert(sizeof(struct xvs_flow4_key) == 16, "packed");
-_Static_assert(sizeof(struct xvs_flow6_key) == 40, "packed");
 _Static_assert(sizeof(struct xvs_flow) == 16, "packed");
+_Static_assert(sizeof(struct xvs_flows4) == 4096, "one page");
+_Static_assert(sizeof(struct xvs_flows6) == 8192, "two pages");
 
 #endif

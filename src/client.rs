@@ -1,6 +1,8 @@
 //! The public API: wanted state in.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::process;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ use crate::bpf::Attachment;
 use crate::bpf::Dataplane;
 use crate::bpf::Directory;
 use crate::bpf::InstanceRecord;
+use crate::bpf::FlowMeta;
+use crate::bpf::FlowOwner;
 use crate::bpf::Layout;
 use crate::bpf::ReasonCode;
 use crate::bpf::Settings;
@@ -130,7 +134,6 @@ impl Client {
         let settings = settings(&options)?;
         let sizes = Sizes {
             settings,
-            flows: options.flows,
             chunks: Control::chunks(&options),
             prefixes: MAX_PREFIXES as u32,
         };
@@ -142,6 +145,8 @@ impl Client {
                 layout: Layout::XVS_LAYOUT_VERSION,
                 reasons: ReasonCode::XVS_REASONS,
                 tick: Tick::XVS_TICK_SHIFT,
+                flow_owner: FlowOwner::XVS_FLOW_SLOT_BITS,
+                flow_meta: FlowMeta::XVS_FLOW_SEEN_BITS,
                 process: process::id(),
                 started_ns: now_ns(),
                 settings,
@@ -460,10 +465,14 @@ fn check_unoccupied(ports: &[Port], observed: &Snapshot) -> Result<()> {
 
 fn settings(options: &Options) -> Result<Settings> {
     let key = HashKey::from(options.hash_key);
+    let secret = HashKey::from(secret()?);
     let interval = 1_000_000_000 / u64::from(options.icmp_rate);
     Ok(Settings {
         k0: key.k0,
         k1: key.k1,
+        flow_k0: secret.k0,
+        flow_k1: secret.k1,
+        flow_groups: flow_groups(options.flows),
         table_size: options.table_size,
         // Number 0 is none.
         services: options.services + 1,
@@ -472,7 +481,24 @@ fn settings(options: &Options) -> Result<Settings> {
         icmp_interval: interval,
         // A tenth of a second's worth at once.
         icmp_burst: 100_000_000,
+        ..Default::default()
     })
+}
+
+/// The groups of a flow table: three quarters of its places are enough for all
+/// flows, so that hardly one finds its places taken.
+const fn flow_groups(flows: u32) -> u32 {
+    const GROUP: u32 = 256;
+    flows.div_ceil(GROUP / 4 * 3)
+}
+
+/// Octets that nobody else knows.
+fn secret() -> Result<[u8; 16]> {
+    let mut octets = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut octets))
+        .map_err(|source| Error::System { call: "reading /dev/urandom", source })?;
+    Ok(octets)
 }
 
 /// Attaches to all interfaces; whether each is in generic mode.

@@ -15,9 +15,9 @@ use crate::ServiceKey;
 use crate::bpf::Chunk;
 use crate::bpf::ChunkKey;
 use crate::bpf::FlowKey;
-use crate::bpf::FlowRecord;
 use crate::bpf::ServiceRecord;
 use crate::bpf::Settings;
+use crate::bpf::StoredFlow;
 use crate::bpf::Tick;
 use crate::bpf::address_octets;
 use crate::clock::now_tick;
@@ -138,21 +138,18 @@ impl Instance {
         syn: bool,
     ) -> Result<Explanation> {
         let now = now_tick();
-        let flow = self.maps.flows.get(tuple)?;
-        let Some((flow, destination)) =
-            flow.and_then(|flow| Some((flow, flows::live(&self.maps, &flow, now)?)))
-        else {
+        let Some(flow) = self.maps.flow(tuple).filter(|flow| flows::is_live(flow, now)) else {
             return self.explain_hash(tuple, record, syn);
         };
         if syn && !takes_syn(&flow, now) {
             return self.explain_hash(tuple, record, syn);
         }
-        let mut explanation = if destination.ifindex == 0 {
+        let mut explanation = if flow.destination.ifindex == 0 {
             Explanation::new(Verdict::Drop, "no_destination")
         } else {
             Explanation::new(Verdict::Forward, "forwarded_flow")
         };
-        explanation.flow = self.flow(tuple, &flow, now);
+        explanation.flow = self.flow(&flow, now);
         explanation.destination = Some(self.destination_of_slot(flow.slot));
         Ok(explanation)
     }
@@ -237,6 +234,6 @@ const fn chosen(syn: bool) -> &'static str {
 
 /// Whether a SYN goes to the flow's destination, as `flow_takes_syn` in
 /// `bpf/flow.h` has it.
-fn takes_syn(flow: &FlowRecord, now: u32) -> bool {
-    !flows::closing(flow) && flows::silence(flow, now) <= Tick::XVS_TICKS_SYN.0
+fn takes_syn(flow: &StoredFlow, now: u32) -> bool {
+    !flow.closing() && flow.silence(now) <= Tick::XVS_TICKS_SYN.0
 }

@@ -9,12 +9,9 @@ use crate::Instance;
 use crate::Protocol;
 use crate::Result;
 use crate::ServiceKey;
-use crate::bpf::DestinationRecord;
-use crate::bpf::FlowKey;
-use crate::bpf::FlowRecord;
-use crate::bpf::FlowStateCode;
 use crate::bpf::Gauge;
 use crate::bpf::Maps;
+use crate::bpf::StoredFlow;
 use crate::bpf::Tick;
 use crate::clock::duration;
 use crate::clock::now_tick;
@@ -50,20 +47,23 @@ impl Instance {
     pub fn flows(&self, limit: usize) -> Result<Vec<Flow>> {
         let mut flows = Vec::new();
         let now = now_tick();
-        self.maps.flows.for_each(|key, record| {
+        self.maps.for_each_flow(|place| {
             if flows.len() == limit {
                 return ControlFlow::Break(());
             }
-            if live(&self.maps, record, now).is_some() {
-                flows.extend(self.flow(&key, record, now));
+            if let Some(flow) = &place.flow
+                && is_live(flow, now)
+            {
+                flows.extend(self.flow(flow, now));
             }
             ControlFlow::Continue(())
-        })?;
+        });
         Ok(flows)
     }
 
-    /// A record as the types of the API.
-    pub(crate) fn flow(&self, key: &FlowKey, record: &FlowRecord, now: u32) -> Option<Flow> {
+    /// A flow as the types of the API.
+    pub(crate) fn flow(&self, flow: &StoredFlow, now: u32) -> Option<Flow> {
+        let key = &flow.key;
         Some(Flow {
             source: SocketAddr::new(key.source, key.source_port),
             service: ServiceKey {
@@ -71,60 +71,55 @@ impl Instance {
                 port: key.destination_port,
                 protocol: Protocol::from_number(key.protocol)?,
             },
-            destination: self.destination_address(record.slot, record.generation),
-            state: if closing(record) { FlowState::Closing } else { FlowState::Open },
-            idle: duration(silence(record, now)),
+            destination: self.destination_address(flow.slot, flow.destination.generation),
+            state: if flow.closing() { FlowState::Closing } else { FlowState::Open },
+            idle: duration(flow.silence(now)),
         })
     }
 }
 
-/// The destination of a flow while it lives, as `flow_destination` in
-/// `bpf/flow.h` has it.
-pub(crate) fn live(maps: &Maps, flow: &FlowRecord, now: u32) -> Option<DestinationRecord> {
-    if flow.slot >= maps.destinations.len() {
-        return None;
-    }
-    let destination = maps.destinations.read(flow.slot);
-    let limit = if closing(flow) { destination.closing } else { destination.idle };
-    let same = destination.generation == flow.generation;
-    (same && silence(flow, now) <= limit).then_some(destination)
+/// Whether a flow is alive, as `flow_find` in `bpf/flow.h` has it.
+pub(crate) const fn is_live(flow: &StoredFlow, now: u32) -> bool {
+    flow.silence(now) <= flow.limit()
 }
 
-/// Whether the client has sent FIN or RST.
-pub(crate) fn closing(flow: &FlowRecord) -> bool {
-    flow.state == FlowStateCode::XVS_FLOW_CLOSING
+/// Whether a flow is dead for every CPU, whatever its clock.
+const fn is_dead(flow: &StoredFlow, now: u32) -> bool {
+    const MARGIN: u32 = 4;
+    flow.silence(now) > flow.limit() + MARGIN
 }
 
-/// The ticks since a flow's last packet, which may have come after `now`.
-pub(crate) fn silence(flow: &FlowRecord, now: u32) -> u32 {
-    (now.wrapping_sub(flow.seen) as i32).max(0).cast_unsigned()
-}
-
-/// Counts all flows by destination and writes what has changed for readers,
-/// unless it is stopped before it is done.
-pub(crate) fn count(maps: &Maps, stopped: impl Fn() -> bool) -> Result<()> {
+/// Counts all flows by destination, writes what has changed for readers, and
+/// frees the places of dead flows, unless it is stopped before it is done.
+pub(crate) fn count(maps: &Maps, stopped: impl Fn() -> bool) {
     /// So many flows are counted between two looks at `stopped`.
     const LOOK: u32 = 4096;
     let now = now_tick();
+    let mut places = 0u32;
     let mut gauges = vec![Gauge::default(); maps.gauges.len() as usize];
-    maps.flows.for_each(|key, flow| {
-        gauges[0].flows = gauges[0].flows.saturating_add(1);
-        if gauges[0].flows.is_multiple_of(LOOK) && stopped() {
+    maps.for_each_flow(|place| {
+        places = places.wrapping_add(1);
+        if places.is_multiple_of(LOOK) && stopped() {
             return ControlFlow::Break(());
         }
-        if live(maps, flow, now).is_none() {
+        let Some(flow) = place.flow.as_ref().filter(|flow| !is_dead(flow, now)) else {
+            place.free();
+            return ControlFlow::Continue(());
+        };
+        if !is_live(flow, now) {
             return ControlFlow::Continue(());
         }
-        let open = key.protocol == Protocol::Tcp.number() && !closing(flow);
-        let recent = silence(flow, now) <= Tick::XVS_TICKS_RECENT.0;
+        let open = flow.key.protocol == Protocol::Tcp.number() && !flow.closing();
+        let recent = flow.silence(now) <= Tick::XVS_TICKS_RECENT.0;
+        gauges[0].flows += 1;
         let gauge = &mut gauges[flow.slot as usize];
         gauge.flows += 1;
         gauge.active += u32::from(open);
         gauge.recent += u32::from(recent);
         ControlFlow::Continue(())
-    })?;
+    });
     if stopped() {
-        return Ok(());
+        return;
     }
     for (slot, gauge) in (0..).zip(&gauges) {
         let old = maps.gauges.read(slot);
@@ -132,5 +127,4 @@ pub(crate) fn count(maps: &Maps, stopped: impl Fn() -> bool) -> Result<()> {
             maps.gauges.write(slot, gauge);
         }
     }
-    Ok(())
 }

@@ -73,29 +73,57 @@ pub(crate) struct Tuple {
 }
 
 impl Tuple {
+    /// The hash of all of it.
+    pub(crate) fn hash(&self, key: HashKey) -> u64 {
+        let mut data = Octets::default();
+        data.push_address(self.source);
+        data.push_address(self.destination);
+        data.push(&self.source_port.to_be_bytes());
+        data.push(&self.destination_port.to_be_bytes());
+        data.push(&[self.protocol]);
+        siphash13(key, data.get())
+    }
+
     /// The packet's entry in a table of `size` entries.
     pub(crate) fn index(&self, key: HashKey, size: u32) -> u32 {
-        let mut data = Vec::with_capacity(37);
-        push(&mut data, self.source);
-        push(&mut data, self.destination);
-        data.extend(self.source_port.to_be_bytes());
-        data.extend(self.destination_port.to_be_bytes());
-        data.push(self.protocol);
-        reduce(siphash13(key, &data), size)
+        reduce(self.hash(key), size)
     }
 
     /// The entry of every packet of this source, for sticky services.
     pub(crate) fn sticky_index(&self, key: HashKey, size: u32) -> u32 {
-        let mut data = Vec::with_capacity(16);
-        push(&mut data, self.source);
-        reduce(siphash13(key, &data), size)
+        let mut data = Octets::default();
+        data.push_address(self.source);
+        reduce(siphash13(key, data.get()), size)
     }
 }
 
-fn push(data: &mut Vec<u8>, address: IpAddr) {
-    match address {
-        IpAddr::V4(v4) => data.extend(v4.octets()),
-        IpAddr::V6(v6) => data.extend(v6.octets()),
+/// What is hashed, as it is on the wire.
+struct Octets {
+    octets: [u8; 37],
+    length: usize,
+}
+
+impl Default for Octets {
+    fn default() -> Self {
+        Self { octets: [0; 37], length: 0 }
+    }
+}
+
+impl Octets {
+    fn push(&mut self, more: &[u8]) {
+        self.octets[self.length..][..more.len()].copy_from_slice(more);
+        self.length += more.len();
+    }
+
+    fn push_address(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => self.push(&v4.octets()),
+            IpAddr::V6(v6) => self.push(&v6.octets()),
+        }
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.octets[..self.length]
     }
 }
 

@@ -81,7 +81,7 @@ impl<T: Record> Array<T> {
     }
 
     /// The words of the value at `index`.
-    fn words(&self, index: u32) -> &[AtomicU64] {
+    pub(super) fn words(&self, index: u32) -> &[AtomicU64] {
         assert!(index < self.entries, "index {index} of {} entries", self.entries);
         // SAFETY: the entry lies within the mapping, which is aligned to a
         // page, and lives as long as `self`.

@@ -3,63 +3,11 @@
 #![allow(unsafe_code, reason = "calls into libbpf")]
 
 use std::io;
-use std::mem::size_of;
-use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use super::types::Record;
-
-/// Calls `each` with every entry until it breaks. Entries that come or go
-/// meanwhile may be missed or told twice.
-pub(super) fn for_each<K: Record, V: Record>(
-    fd: BorrowedFd<'_>,
-    mut each: impl FnMut(&K, &V) -> ControlFlow<()>,
-) -> io::Result<()> {
-    let mut room = 4096;
-    let mut keys = vec![K::default(); room];
-    let mut values = vec![V::default(); room];
-    // The kernel keeps its place here: a bucket's number, or a whole key.
-    let mut place = vec![0u8; size_of::<K>().max(8)];
-    let mut next = place.clone();
-    let mut first = true;
-    loop {
-        let mut count = room as u32;
-        // SAFETY: there is room for `count` keys and values and for a place,
-        // and the first call takes no place.
-        let result = unsafe {
-            libbpf_sys::bpf_map_lookup_batch(
-                fd.as_raw_fd(),
-                if first { ptr::null_mut() } else { place.as_mut_ptr().cast() },
-                next.as_mut_ptr().cast(),
-                keys.as_mut_ptr().cast(),
-                values.as_mut_ptr().cast(),
-                &raw mut count,
-                ptr::null(),
-            )
-        };
-        match -result {
-            0 | libc_errno::ENOENT => {
-                let mut entries = keys.iter().zip(&values).take(count as usize);
-                let flow = entries.try_for_each(|(key, value)| each(key, value));
-                if result != 0 || flow.is_break() {
-                    return Ok(());
-                }
-                std::mem::swap(&mut place, &mut next);
-                first = false;
-            }
-            // A bucket has more entries than there is room for.
-            libc_errno::ENOSPC => {
-                room *= 2;
-                keys.resize(room, K::default());
-                values.resize(room, V::default());
-            }
-            libc_errno::EINTR => {}
-            errno => return Err(io::Error::from_raw_os_error(errno)),
-        }
-    }
-}
 
 /// Puts all entries; when that fails, some may be there.
 pub(super) fn insert<K: Record, V: Record>(
@@ -126,7 +74,6 @@ mod libc_errno {
     use nix::errno::Errno;
 
     pub(super) const ENOENT: i32 = Errno::ENOENT as i32;
-    pub(super) const ENOSPC: i32 = Errno::ENOSPC as i32;
     pub(super) const EINTR: i32 = Errno::EINTR as i32;
     pub(super) const EAGAIN: i32 = Errno::EAGAIN as i32;
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use libbpf_rs::ErrorKind;
@@ -72,15 +71,6 @@ impl<K: Record, V: Record> Hash<K, V> {
         batch::remove(self.map.as_fd(), keys).map_err(|source| Error::Map {
             map: self.name,
             operation: "removal",
-            source,
-        })
-    }
-
-    /// Calls `each` with every entry until it breaks.
-    pub(crate) fn for_each(&self, each: impl FnMut(&K, &V) -> ControlFlow<()>) -> Result<()> {
-        batch::for_each(self.map.as_fd(), each).map_err(|source| Error::Map {
-            map: self.name,
-            operation: "reading",
             source,
         })
     }

@@ -25,7 +25,6 @@ const FRAGMENTS: u32 = 16_384;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) settings: Settings,
-    pub(crate) flows: u32,
     pub(crate) chunks: u32,
     pub(crate) prefixes: u32,
 }
@@ -75,8 +74,8 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
     let rows = settings.cpus;
     let maps = &mut open.maps;
     for (map, entries) in [
-        (&mut maps.flows4, sizes.flows),
-        (&mut maps.flows6, sizes.flows),
+        (&mut maps.flows4, settings.flow_groups),
+        (&mut maps.flows6, settings.flow_groups),
         (&mut maps.destinations, settings.destinations),
         (&mut maps.service_ids, settings.services),
         (&mut maps.services, settings.services),
@@ -113,6 +112,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.gate, "gate"),
         (&mut maps.flows4, "flows4"),
         (&mut maps.flows6, "flows6"),
+        (&mut maps.flow_locks, "flow_locks"),
         (&mut maps.destinations, "destinations"),
         (&mut maps.service_ids, "service_ids"),
         (&mut maps.services, "services"),

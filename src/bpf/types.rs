@@ -10,10 +10,10 @@ pub(crate) use super::skeleton::types::xvs_chunk_key as ChunkKey;
 pub(crate) use super::skeleton::types::xvs_cpu as Cpu;
 pub(crate) use super::skeleton::types::xvs_destination as DestinationRecord;
 pub(crate) use super::skeleton::types::xvs_destination_info as DestinationInfo;
-pub(crate) use super::skeleton::types::xvs_flow as FlowRecord;
-pub(crate) use super::skeleton::types::xvs_flow_state as FlowStateCode;
-pub(crate) use super::skeleton::types::xvs_flow4_key as Flow4Key;
-pub(crate) use super::skeleton::types::xvs_flow6_key as Flow6Key;
+pub(crate) use super::skeleton::types::xvs_flow_meta as FlowMeta;
+pub(crate) use super::skeleton::types::xvs_flow_owner as FlowOwner;
+pub(crate) use super::skeleton::types::xvs_flows4 as FlowGroup4;
+pub(crate) use super::skeleton::types::xvs_flows6 as FlowGroup6;
 pub(crate) use super::skeleton::types::xvs_gate as Gate;
 pub(crate) use super::skeleton::types::xvs_gauge as Gauge;
 pub(crate) use super::skeleton::types::xvs_instance as InstanceRecord;
@@ -61,12 +61,11 @@ records! {
     Cpu: 256,
     DestinationRecord: 64,
     DestinationInfo: 104,
-    FlowRecord: 16,
-    Flow4Key: 16,
-    Flow6Key: 40,
+    FlowGroup4: 4096,
+    FlowGroup6: 8192,
     Gate: 8704,
     Gauge: 16,
-    InstanceRecord: 1624,
+    InstanceRecord: 1656,
     PrefixRecord: 32,
     Refused: 192,
     Retired: 448,

@@ -43,6 +43,9 @@ impl Control {
         let mut record = DestinationRecord {
             generation,
             service: balanced.id,
+            address: address_octets(balanced.service.address),
+            port: balanced.service.port.to_be(),
+            protocol: balanced.service.protocol.number(),
             idle: ticks(balanced.service.idle),
             closing: ticks(balanced.service.closing),
             ..Default::default()

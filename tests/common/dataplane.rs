@@ -7,7 +7,6 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -29,10 +28,12 @@ use nix::time::clock_gettime;
 use xvs::Client;
 use xvs::Destination;
 use xvs::Options;
-use xvs::Protocol;
 use xvs::Service;
 use xvs::Stats;
 
+use super::flowtable::FlowEntry;
+pub use super::flowtable::FlowKey;
+use super::flowtable::FlowTables;
 use super::netns::Namespace;
 use super::netns::sh;
 
@@ -144,10 +145,8 @@ impl Drop for Bpffs {
 pub struct Dataplane {
     /// The control plane.
     pub client: Client,
-    /// The flow table of IPv4.
-    pub flows4: MapHandle,
-    /// The flow table of IPv6.
-    pub flows6: MapHandle,
+    /// The flow tables of both families.
+    pub tables: FlowTables,
     /// The first fragments of both families.
     pub fragments: MapHandle,
     program: OwnedFd,
@@ -224,8 +223,7 @@ impl Dataplane {
             interface.expect("the client is on both interfaces").index
         };
         let mut dataplane = Self {
-            flows4: map("flows4"),
-            flows6: map("flows6"),
+            tables: FlowTables::open(pins),
             fragments: map("fragments"),
             program: Program::fd_from_pinned_path(pins.join("xvs")).expect("a pinned program"),
             indices: [index(Port::Lb0), index(Port::Lb1)],
@@ -354,19 +352,20 @@ impl Dataplane {
         counters
     }
 
-    fn flows(&self, key: &FlowKey) -> &MapHandle {
-        if key.0.len() == 16 { &self.flows4 } else { &self.flows6 }
-    }
-
-    /// The entry of a flow, whether it lives or not.
+    /// The entry of a flow, whether it lives or not; none when its
+    /// destination is gone.
     pub fn flow(&self, key: &FlowKey) -> Option<FlowEntry> {
-        let value = self.flows(key).lookup(&key.0, MapFlags::ANY).expect("a lookup");
-        value.map(|value| FlowEntry(value.try_into().expect("16 octets")))
+        let (group, place) = self.tables.find(key)?;
+        let words = self.tables.group(key.is_v4(), group);
+        Some(FlowEntry { owner: words[2 * place], word: words[2 * place + 1] })
     }
 
     /// Writes the entry of a flow.
     pub fn set_flow(&self, key: &FlowKey, entry: &FlowEntry) {
-        self.flows(key).update(&key.0, &entry.0, MapFlags::EXIST).expect("the flow is there");
+        let (group, place) = self.tables.find(key).expect("the flow is there");
+        let mut words = self.tables.group(key.is_v4(), group);
+        words[2 * place + 1] = entry.word;
+        self.tables.set_group(key.is_v4(), group, &words);
     }
 
     /// Makes a flow look as if its last packet had come so much earlier.
@@ -389,60 +388,6 @@ impl Dataplane {
             value[8..12].copy_from_slice(&seen.wrapping_sub(ticks(by)).to_ne_bytes());
             self.fragments.update(&key, &value, MapFlags::EXIST).expect("the fragment is there");
         }
-    }
-}
-
-/// The key of a flow in `flows4` or `flows6`, as the data plane lays it out.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FlowKey(Vec<u8>);
-
-impl FlowKey {
-    /// The flow of a client to a service.
-    pub fn new(client: SocketAddr, vip: SocketAddr, protocol: Protocol) -> Self {
-        let octets = |address: IpAddr| match address {
-            IpAddr::V4(v4) => v4.octets().to_vec(),
-            IpAddr::V6(v6) => v6.octets().to_vec(),
-        };
-        let mut key = [octets(client.ip()), octets(vip.ip())].concat();
-        key.extend(client.port().to_be_bytes());
-        key.extend(vip.port().to_be_bytes());
-        key.extend([protocol.number(), 0, 0, 0]);
-        Self(key)
-    }
-}
-
-/// The value of a flow: slot, generation, seen, state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowEntry([u8; 16]);
-
-impl FlowEntry {
-    fn word(&self, index: usize) -> u32 {
-        u32::from_ne_bytes(self.0[index * 4..index * 4 + 4].try_into().expect("four octets"))
-    }
-
-    /// The destination's slot.
-    pub fn slot(&self) -> u32 {
-        self.word(0)
-    }
-
-    /// The destination's generation.
-    pub fn generation(&self) -> u32 {
-        self.word(1)
-    }
-
-    /// When its last packet came, in ticks.
-    pub fn seen(&self) -> u32 {
-        self.word(2)
-    }
-
-    /// Whether its client has sent FIN or RST.
-    pub fn is_closing(&self) -> bool {
-        self.0[12] == 1
-    }
-
-    /// Sets when its last packet came.
-    pub fn set_seen(&mut self, ticks: u32) {
-        self.0[8..12].copy_from_slice(&ticks.to_ne_bytes());
     }
 }
 

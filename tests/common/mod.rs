@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod dataplane;
+pub mod flowtable;
 pub mod frame;
 pub mod netns;
 pub mod random;

@@ -234,7 +234,7 @@ impl Case {
                 Entry::Unchanged => after == entry,
                 Entry::Open | Entry::Closing => after.as_ref().is_some_and(|after| {
                     after.is_closing() == (*state == Entry::Closing)
-                        && now().wrapping_sub(after.seen()) <= 2
+                        && now().wrapping_sub(after.seen()) & 0xff_ffff <= 2
                 }),
             };
             if !right {

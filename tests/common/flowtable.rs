@@ -1,0 +1,157 @@
+//! The flow tables as octets: a second description of their layout, beside the
+//! program's and the crate's.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use libbpf_rs::MapCore;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use siphasher::sip::SipHasher13;
+use xvs::Protocol;
+
+/// A flow's addresses, ports and protocol, as they are hashed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKey {
+    client: SocketAddr,
+    vip: SocketAddr,
+    protocol: u8,
+}
+
+impl FlowKey {
+    /// The flow of a client to a service.
+    pub const fn new(client: SocketAddr, vip: SocketAddr, protocol: Protocol) -> Self {
+        Self { client, vip, protocol: protocol.number() }
+    }
+
+    /// Whether it is a flow of IPv4.
+    pub const fn is_v4(&self) -> bool {
+        self.client.is_ipv4()
+    }
+
+    fn hashed(&self) -> Vec<u8> {
+        let mut data = [octets(self.client.ip()), octets(self.vip.ip())].concat();
+        data.extend(self.client.port().to_be_bytes());
+        data.extend(self.vip.port().to_be_bytes());
+        data.push(self.protocol);
+        data
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// A flow's place: owner (20 bits slot, 28 bits check, 16 bits port), client
+/// or hash, and what is known of it (24 bits seen, 2 bits age, closing).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowEntry {
+    pub owner: u64,
+    pub word: u64,
+}
+
+impl FlowEntry {
+    const SEEN: u64 = 0xff_ffff;
+
+    /// The destination's slot.
+    pub const fn slot(&self) -> u32 {
+        (self.owner & 0xf_ffff) as u32
+    }
+
+    /// When its last packet came: the low 24 bits of the tick.
+    pub const fn seen(&self) -> u32 {
+        (self.word >> 32 & Self::SEEN) as u32
+    }
+
+    /// In how many later ticks packets came, at most 3.
+    pub const fn age(&self) -> u32 {
+        (self.word >> 56 & 3) as u32
+    }
+
+    /// Whether its client has sent FIN or RST.
+    pub const fn is_closing(&self) -> bool {
+        self.word >> 58 & 1 == 1
+    }
+
+    /// Sets when its last packet came.
+    pub fn set_seen(&mut self, ticks: u32) {
+        self.word &= !(Self::SEEN << 32);
+        self.word |= (u64::from(ticks) & Self::SEEN) << 32;
+    }
+}
+
+/// The maps that flows are in.
+pub struct FlowTables {
+    v4: MapHandle,
+    v6: MapHandle,
+    destinations: MapHandle,
+    secret: [u8; 16],
+}
+
+impl FlowTables {
+    /// Places in a group.
+    const GROUP: usize = 256;
+
+    /// Opens the maps of an instance.
+    pub fn open(pins: &Path) -> Self {
+        let map = |name: &str| {
+            MapHandle::from_pinned_path(pins.join(name)).expect("the map is pinned by its name")
+        };
+        // In the settings, after six numbers, two times and the hash's key.
+        let instance = read(&map("instance"), 0);
+        let secret = instance[56..72].try_into().expect("16 octets");
+        Self { v4: map("flows4"), v6: map("flows6"), destinations: map("destinations"), secret }
+    }
+
+    /// The group and the place of a flow.
+    pub fn find(&self, key: &FlowKey) -> Option<(u32, usize)> {
+        let hash = SipHasher13::new_with_key(&self.secret).hash(&key.hashed());
+        let table = if key.is_v4() { &self.v4 } else { &self.v6 };
+        let group = ((hash >> 32) * u64::from(table.max_entries()) >> 32) as u32;
+        let words = self.group(key.is_v4(), group);
+        let bits = |from: u32| (hash >> from) as usize % 64;
+        let (first, second) = (bits(28), bits(28) ^ bits(36) ^ 1);
+        let places = [first, second].map(|bucket| 4 * bucket..4 * bucket + 4);
+        let port = u64::from(key.client.port().to_be());
+        places.into_iter().flatten().find_map(|place| {
+            let (owner, word) = (words[2 * place], words[2 * place + 1]);
+            let client: Vec<u8> = if key.is_v4() {
+                (word as u32).to_ne_bytes().to_vec()
+            } else {
+                let from = 2 * Self::GROUP + 2 * place;
+                words[from..from + 2].iter().flat_map(|half| half.to_ne_bytes()).collect()
+            };
+            let slot = owner & 0xf_ffff;
+            let destination = read(&self.destinations, slot as u32);
+            let generation = u32::from_ne_bytes(destination[..4].try_into().expect("4 octets"));
+            let check = hash.wrapping_add(generation.into()) & 0xfff_ffff;
+            let same = slot != 0
+                && owner == port << 48 | check << 20 | slot
+                && client == octets(key.client.ip());
+            same.then_some((group, place))
+        })
+    }
+
+    /// The words of a group.
+    pub fn group(&self, v4: bool, group: u32) -> Vec<u64> {
+        let octets = read(if v4 { &self.v4 } else { &self.v6 }, group);
+        let (words, _) = octets.as_chunks::<8>();
+        words.iter().map(|word| u64::from_ne_bytes(*word)).collect()
+    }
+
+    /// Writes the words of a group.
+    pub fn set_group(&self, v4: bool, group: u32, words: &[u64]) {
+        let octets: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let map = if v4 { &self.v4 } else { &self.v6 };
+        map.update(&group.to_ne_bytes(), &octets, MapFlags::EXIST).expect("the group is there");
+    }
+}
+
+fn read(map: &MapHandle, index: u32) -> Vec<u8> {
+    let value = map.lookup(&index.to_ne_bytes(), MapFlags::ANY).expect("a lookup");
+    value.expect("the index is within the array")
+}
