@@ -31,6 +31,17 @@ static __always_inline int parse_quote4(struct packet *p, void *quote,
 	return CONTINUE;
 }
 
+/* Without memcmp, whose argument would keep the packet in memory. */
+static __always_inline bool is_daddr6(struct packet *p,
+				      const struct in6_addr *address)
+{
+	const __u32 *words = address->in6_u.u6_addr32;
+	const __u32 *key = (const __u32 *)p->key.v6.daddr;
+
+	return words[0] == key[0] && words[1] == key[1] && words[2] == key[2] &&
+	       words[3] == key[3];
+}
+
 static __always_inline int parse_quote6(struct xdp_md *ctx, struct packet *p,
 					void *quote, __u32 left)
 {
@@ -41,7 +52,7 @@ static __always_inline int parse_quote6(struct xdp_md *ctx, struct packet *p,
 	if (left < sizeof(*ip) || (void *)(ip + 1) > p->end)
 		return XVS_ICMP_UNOWNED;
 	if (ip->version != 6 ||
-	    __builtin_memcmp(&ip->saddr, p->key.v6.daddr, 16))
+	    !is_daddr6(p, &ip->saddr))
 		return XVS_ICMP_UNOWNED;
 
 	walk.offset = p->offset + sizeof(struct icmp6hdr) + sizeof(*ip);

@@ -51,10 +51,12 @@ static __always_inline struct xvs_destination *choose(struct packet *p)
 	struct xvs_destination *d;
 	struct xvs_service *service;
 	struct xvs_chunk *chunk;
+	/* A pointer into the packet would keep all of it in memory. */
+	__u32 id = p->service;
 	__u64 hash;
 	__u32 index;
 
-	service = bpf_map_lookup_elem(&services, &p->service);
+	service = bpf_map_lookup_elem(&services, &id);
 	if (!service)
 		return NULL;
 	key.table = *(volatile __u32 *)&service->table;
