@@ -86,15 +86,17 @@ static __always_inline __u64 *flow_client6(struct flow *flow, __u32 place)
 	return (__u64 *)group->clients[place];
 }
 
-/* The first places of the two buckets. */
-static __always_inline __u32 flow_bucket1(struct flow *flow)
+/* The places of the first bucket are start ^ 0 to start ^ 3. All bits of the
+ * start come from the hash: to the verifier one place is then like another.
+ */
+static __always_inline __u32 flow_start1(struct flow *flow)
 {
-	return flow->hash >> 26 & 0xfc;
+	return flow->hash >> 26 & 0xff;
 }
 
-static __always_inline __u32 flow_bucket2(struct flow *flow)
+static __always_inline __u32 flow_start2(struct flow *flow)
 {
-	return (flow->hash >> 26 ^ flow->hash >> 34 ^ 4) & 0xfc;
+	return flow_start1(flow) ^ ((flow->hash >> 34 & 0xfc) | 4);
 }
 
 static __always_inline __u64 flow_owner(struct packet *p, struct flow *flow)
@@ -170,21 +172,21 @@ flow_check(struct packet *p, struct flow *flow, __u32 place, __u64 owner)
 
 /* Looks through one bucket. */
 static __always_inline struct xvs_destination *
-flow_look(struct packet *p, struct flow *flow, __u32 bucket)
+flow_look(struct packet *p, struct flow *flow, __u32 start)
 {
 	__be16 port = p->version == 4 ? p->key.v4.sport : p->key.v6.sport;
 	int i;
 
 #pragma unroll
 	for (i = 0; i < XVS_FLOW_WAYS; i++) {
-		struct xvs_flow *place = flow_place(flow, bucket + i);
+		struct xvs_flow *place = flow_place(flow, start ^ i);
 		__u64 owner = READ_ONCE(place->owner);
 		struct xvs_destination *d;
 
 		if (owner >> XVS_FLOW_PORT_SHIFT != port ||
 		    READ_ONCE(place->client) != flow->client)
 			continue;
-		d = flow_check(p, flow, bucket + i, owner);
+		d = flow_check(p, flow, start ^ i, owner);
 		if (!d)
 			continue;
 		flow->meta = READ_ONCE(place->meta);
@@ -192,6 +194,15 @@ flow_look(struct packet *p, struct flow *flow, __u32 bucket)
 		return READ_ONCE(place->owner) == owner ? d : NULL;
 	}
 	return NULL;
+}
+
+/* Whether a bucket has ever been full. No place is ever unused again. */
+static __always_inline bool flow_was_full(struct flow *flow, __u32 start)
+{
+	return READ_ONCE(flow_place(flow, start)->owner) &&
+	       READ_ONCE(flow_place(flow, start ^ 1)->owner) &&
+	       READ_ONCE(flow_place(flow, start ^ 2)->owner) &&
+	       READ_ONCE(flow_place(flow, start ^ 3)->owner);
 }
 
 /* Ticks since the last packet of a place's flow. */
@@ -208,15 +219,12 @@ static __always_inline struct xvs_destination *flow_find(struct packet *p,
 							 struct flow *flow)
 {
 	struct xvs_destination *d;
-	__u32 bucket;
 
 	if (!flow_locate(p, flow))
 		return NULL;
-	bucket = flow_bucket1(flow);
-	d = flow_look(p, flow, bucket);
-	/* Places are used from the first on, and none is ever unused again. */
-	if (!d && READ_ONCE(flow_place(flow, bucket + 3)->owner))
-		d = flow_look(p, flow, flow_bucket2(flow));
+	d = flow_look(p, flow, flow_start1(flow));
+	if (!d && flow_was_full(flow, flow_start1(flow)))
+		d = flow_look(p, flow, flow_start2(flow));
 	if (!d)
 		return NULL;
 	if (flow_silence(p, flow->meta) >
@@ -256,10 +264,11 @@ static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 		WRITE_ONCE(flow_place(flow, flow->place)->meta, meta);
 }
 
-/* How well a place can be taken. The longer its flow has been silent the
- * better, but each later tick that the flow was seen in, up to three, counts
- * against 16 times that silence: what was seen once goes before what was seen
- * again, and no flood takes the place of a flow that sends at all.
+/* How well a place can be taken: the ticks that its flow has been silent, less
+ * the better known it is. Each later tick that it was seen in, up to three,
+ * counts as much as a 16th of the silence. So what was seen once goes before
+ * what was seen again, and no flood takes the place of a flow that sends at
+ * all.
  */
 #define RANK_OWN (1ULL << 62)
 #define RANK_FREE (1ULL << 61)
@@ -277,7 +286,9 @@ static __always_inline __u64 flow_rank(struct packet *p, struct xvs_flow *place,
 		return RANK_OWN;
 	if (!(owner & SLOT_MASK))
 		return free;
-	age = meta & XVS_FLOW_CLOSING ? 0 : meta / XVS_FLOW_AGE % 4;
+	age = meta / XVS_FLOW_AGE % 4;
+	if (meta & XVS_FLOW_CLOSING)
+		age = 0;
 	return (flow_silence(p, meta) + 1ULL) << (12 - 4 * age);
 }
 
@@ -285,8 +296,6 @@ static __always_inline __u64 flow_rank(struct packet *p, struct xvs_flow *place,
 static __always_inline __u32 flow_choose(struct packet *p, struct flow *flow,
 					 __u64 own)
 {
-	__u32 bucket1 = flow_bucket1(flow);
-	__u32 bucket2 = flow_bucket2(flow);
 	__u64 best = RANK_NEW - 1;
 	__u32 found = NOWHERE;
 	int i;
@@ -294,15 +303,19 @@ static __always_inline __u32 flow_choose(struct packet *p, struct flow *flow,
 #pragma unroll
 	for (i = 0; i < 2 * XVS_FLOW_WAYS; i++) {
 		bool first = i < XVS_FLOW_WAYS;
-		__u32 place = (first ? bucket1 : bucket2) + i % XVS_FLOW_WAYS;
+		__u32 start = first ? flow_start1(flow) : flow_start2(flow);
+		__u32 place = start ^ i % XVS_FLOW_WAYS;
 		__u64 rank = flow_rank(p, flow_place(flow, place), own,
 				       flow->client,
 				       first ? RANK_FREE : RANK_FREE2);
+		/* All ones if it is the best so far. Without a branch, of which
+		 * the verifier would follow both ways each time.
+		 */
+		__u64 better = (__s64)(best - rank) >> 63;
 
-		if (rank > best) {
-			best = rank;
-			found = place;
-		}
+		barrier_var(better);
+		best ^= (best ^ rank) & better;
+		found ^= (found ^ place) & better;
 	}
 	return found;
 }

@@ -84,15 +84,15 @@ impl Maps {
         let hash = key.hash(secret);
         let groups = self.flows4.len();
         let group = ((hash >> 32) * u64::from(groups) >> 32) as u32;
-        let first = (hash >> 26 & 0xfc) as usize;
-        let second = ((hash >> 26 ^ hash >> 34 ^ BUCKET as u64) & 0xfc) as usize;
+        let start = (hash >> 26) as usize % GROUP;
+        let other = start ^ ((hash >> 34) as usize % GROUP & !(BUCKET - 1) | BUCKET);
         let words = match key.source {
             IpAddr::V4(_) => self.flows4.words(group),
             IpAddr::V6(_) => self.flows6.words(group),
         };
-        [first, second]
+        [start, other]
             .into_iter()
-            .flat_map(|bucket| bucket..bucket + BUCKET)
+            .flat_map(|start| (0..BUCKET).map(move |way| start ^ way))
             .filter_map(|place| self.place(words, place, secret)?.flow)
             .find(|flow| flow.key == *key)
     }

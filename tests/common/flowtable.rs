@@ -114,7 +114,7 @@ impl FlowTables {
         let group = ((hash >> 32) * u64::from(table.max_entries()) >> 32) as u32;
         let words = self.group(key.is_v4(), group);
         let bits = |from: u32| (hash >> from) as usize % 64;
-        let (first, second) = (bits(28), bits(28) ^ bits(36) ^ 1);
+        let (first, second) = (bits(28), bits(28) ^ (bits(36) | 1));
         let places = [first, second].map(|bucket| 4 * bucket..4 * bucket + 4);
         let port = u64::from(key.client.port().to_be());
         places.into_iter().flatten().find_map(|place| {
