@@ -3,7 +3,7 @@
  *
  * A table is an array of groups of places, one page each (include/xvs.h). A
  * keyed hash gives a flow its group and two buckets of it; it is in the second
- * only when all places of the first had been used. Places are read without a
+ * only when the first was crowded. Places are read without a
  * lock and written behind one. A reader follows a place only if the client, the
  * service and the generation of the slot all fit, and the owner has not changed
  * in between.
@@ -196,13 +196,24 @@ flow_look(struct packet *p, struct flow *flow, __u32 start)
 	return NULL;
 }
 
-/* Whether a bucket has ever been full. No place is ever unused again. */
-static __always_inline bool flow_was_full(struct flow *flow, __u32 start)
+/* 1 unless the word is 0, without a branch. */
+static __always_inline __u32 is_nonzero(__u64 word)
 {
-	return READ_ONCE(flow_place(flow, start)->owner) &&
-	       READ_ONCE(flow_place(flow, start ^ 1)->owner) &&
-	       READ_ONCE(flow_place(flow, start ^ 2)->owner) &&
-	       READ_ONCE(flow_place(flow, start ^ 3)->owner);
+	return (word | -word) >> 63;
+}
+
+/* Whether flows of a bucket can be in their second one: so many of its places
+ * have ever been used. No place is ever unused again.
+ */
+static __always_inline bool flow_may_be_second(struct flow *flow, __u32 start)
+{
+	__u32 used = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < XVS_FLOW_WAYS; i++)
+		used += is_nonzero(READ_ONCE(flow_place(flow, start ^ i)->owner));
+	return used >= XVS_FLOW_CROWDED;
 }
 
 /* Ticks since the last packet of a place's flow. */
@@ -223,7 +234,7 @@ static __always_inline struct xvs_destination *flow_find(struct packet *p,
 	if (!flow_locate(p, flow))
 		return NULL;
 	d = flow_look(p, flow, flow_start1(flow));
-	if (!d && flow_was_full(flow, flow_start1(flow)))
+	if (!d && flow_may_be_second(flow, flow_start1(flow)))
 		d = flow_look(p, flow, flow_start2(flow));
 	if (!d)
 		return NULL;
@@ -271,8 +282,7 @@ static __always_inline void flow_touch(struct packet *p, struct flow *flow)
  * all.
  */
 #define RANK_OWN (1ULL << 62)
-#define RANK_FREE (1ULL << 61)
-#define RANK_FREE2 (1ULL << 60)
+#define RANK_FREE (1ULL << 60)
 #define RANK_NEW (1ULL << 12)
 
 static __always_inline __u64 flow_rank(struct packet *p, struct xvs_flow *place,
@@ -292,22 +302,42 @@ static __always_inline __u64 flow_rank(struct packet *p, struct xvs_flow *place,
 	return (flow_silence(p, meta) + 1ULL) << (12 - 4 * age);
 }
 
-/* The place for a new flow, or NOWHERE when others have more right to stay. */
-static __always_inline __u32 flow_choose(struct packet *p, struct flow *flow,
-					 __u64 own)
+/* How many places of a bucket have a flow. */
+static __always_inline __u32 flow_crowd(struct flow *flow, __u32 start)
 {
-	__u64 best = RANK_NEW - 1;
-	__u32 found = NOWHERE;
+	__u32 crowd = 0;
 	int i;
 
 #pragma unroll
+	for (i = 0; i < XVS_FLOW_WAYS; i++)
+		crowd += is_nonzero(flow_place(flow, start ^ i)->owner &
+				    SLOT_MASK);
+	return crowd;
+}
+
+/* The place for a new flow, or NOWHERE when the others have as much right to
+ * stay. A free place of the first bucket is found sooner later on; that of the second
+ * is better only when the first is crowded.
+ */
+static __always_inline __u32 flow_choose(struct packet *p, struct flow *flow,
+					 __u64 own)
+{
+	__u32 start1 = flow_start1(flow);
+	__u32 start2 = flow_start2(flow);
+	__u32 crowd1 = flow_crowd(flow, start1);
+	__u64 free2 = RANK_FREE / 2;
+	__u64 best = RANK_NEW;
+	__u32 found = NOWHERE;
+	int i;
+
+	if (crowd1 >= XVS_FLOW_CROWDED && flow_crowd(flow, start2) < crowd1)
+		free2 = RANK_FREE * 2;
+#pragma unroll
 	for (i = 0; i < 2 * XVS_FLOW_WAYS; i++) {
 		bool first = i < XVS_FLOW_WAYS;
-		__u32 start = first ? flow_start1(flow) : flow_start2(flow);
-		__u32 place = start ^ i % XVS_FLOW_WAYS;
+		__u32 place = (first ? start1 : start2) ^ i % XVS_FLOW_WAYS;
 		__u64 rank = flow_rank(p, flow_place(flow, place), own,
-				       flow->client,
-				       first ? RANK_FREE : RANK_FREE2);
+				       flow->client, first ? RANK_FREE : free2);
 		/* All ones if it is the best so far. Without a branch, of which
 		 * the verifier would follow both ways each time.
 		 */

@@ -47,6 +47,10 @@ enum {
 	XVS_REASON_ROOM = 24,
 	/* Places for flows in one bucket: a cache line. */
 	XVS_FLOW_WAYS = 4,
+	/* With so many flows a bucket sends new ones to their second one, if
+	 * that has fewer.
+	 */
+	XVS_FLOW_CROWDED = 3,
 	/* Places in one group of 64 buckets: a page. */
 	XVS_FLOW_GROUP = 256,
 	/* Locks that those who write to a group take. */
@@ -199,7 +203,7 @@ struct xvs_flow {
 };
 
 /* Places that share a lock, in buckets of XVS_FLOW_WAYS. Two buckets of one
- * group can have a flow; the second only has flows that did not fit the first.
+ * group can have a flow, the second only if the first was crowded.
  */
 struct xvs_flows4 {
 	struct xvs_flow places[XVS_FLOW_GROUP];

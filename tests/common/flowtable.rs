@@ -109,15 +109,10 @@ impl FlowTables {
 
     /// The group and the place of a flow.
     pub fn find(&self, key: &FlowKey) -> Option<(u32, usize)> {
-        let hash = SipHasher13::new_with_key(&self.secret).hash(&key.hashed());
-        let table = if key.is_v4() { &self.v4 } else { &self.v6 };
-        let group = ((hash >> 32) * u64::from(table.max_entries()) >> 32) as u32;
+        let (hash, group, places) = self.candidates(key);
         let words = self.group(key.is_v4(), group);
-        let bits = |from: u32| (hash >> from) as usize % 64;
-        let (first, second) = (bits(28), bits(28) ^ (bits(36) | 1));
-        let places = [first, second].map(|bucket| 4 * bucket..4 * bucket + 4);
         let port = u64::from(key.client.port().to_be());
-        places.into_iter().flatten().find_map(|place| {
+        places.into_iter().find_map(|place| {
             let (owner, word) = (words[2 * place], words[2 * place + 1]);
             let client: Vec<u8> = if key.is_v4() {
                 (word as u32).to_ne_bytes().to_vec()
@@ -134,6 +129,32 @@ impl FlowTables {
                 && client == octets(key.client.ip());
             same.then_some((group, place))
         })
+    }
+
+    /// A flow's hash, its group, and the places that it can have there.
+    fn candidates(&self, key: &FlowKey) -> (u64, u32, Vec<usize>) {
+        let hash = SipHasher13::new_with_key(&self.secret).hash(&key.hashed());
+        let group = ((hash >> 32) * u64::from(self.v4.max_entries()) >> 32) as u32;
+        let bits = |from: u32| (hash >> from) as usize % 64;
+        let (first, second) = (bits(28), bits(28) ^ (bits(36) | 1));
+        let places = [first, second].map(|bucket| 4 * bucket..4 * bucket + 4);
+        (hash, group, places.into_iter().flatten().collect())
+    }
+
+    /// How many flows a table has places for.
+    pub fn places(&self) -> u32 {
+        self.v4.max_entries() * Self::GROUP as u32
+    }
+
+    /// Makes all flows of a table look as if they were seen in many ticks.
+    pub fn make_known(&self, v4: bool) {
+        for group in 0..self.v4.max_entries() {
+            let mut words = self.group(v4, group);
+            for word in words[..2 * Self::GROUP].chunks_mut(2).filter(|place| place[0] != 0) {
+                word[1] |= 3 << 56;
+            }
+            self.set_group(v4, group, &words);
+        }
     }
 
     /// The words of a group.

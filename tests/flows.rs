@@ -1,0 +1,288 @@
+//! The flow tables under load: from two CPUs at once no packet follows a flow
+//! that is not its own, nothing that fits is lost, and floods push out no flow
+//! that lives.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use common::dataplane::Dataplane;
+use common::dataplane::FlowKey;
+use common::dataplane::Port;
+use common::dataplane::Verdict;
+use common::dataplane::server_mac;
+use common::frame::ACK;
+use common::frame::FIN;
+use common::frame::Ip;
+use common::frame::SYN;
+use common::frame::destination_mac;
+use common::random::Random;
+use common::random::share;
+use nix::sched::CpuSet;
+use nix::sched::sched_setaffinity;
+use nix::unistd::Pid;
+use xvs::Destination;
+use xvs::Protocol;
+use xvs::Service;
+
+const VIP4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 100, 1));
+const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1));
+const CPUS: usize = 2;
+
+/// The thread runs on this CPU from now on, if the machine has it.
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu).expect("a CPU's number");
+    let only_one = thread::available_parallelism().is_ok_and(|n| n.get() <= cpu);
+    if !only_one {
+        sched_setaffinity(Pid::from_raw(0), &set).expect("the CPU is there");
+    }
+}
+
+/// Client number `n` of the family of a virtual address; many share a port.
+fn client(vip: IpAddr, n: u32, ports: u32) -> SocketAddr {
+    let port = 40_000 + (n % ports) as u16;
+    let host = n / ports;
+    let address = match vip {
+        IpAddr::V4(_) => IpAddr::from((0x0a40_0000 + host).to_be_bytes()),
+        IpAddr::V6(_) => {
+            let [high, low] = [(host >> 16) as u16, host as u16];
+            IpAddr::from([0x2001, 0xdb8, 7, 0, 0, 0, high, low])
+        }
+    };
+    SocketAddr::new(address, port)
+}
+
+fn frame(client: SocketAddr, service: &Service, flags: u8) -> Vec<u8> {
+    Ip::new(client.ip(), service.address).tcp((client.port(), service.port), flags, b"")
+}
+
+/// Sends a packet and tells the server's MAC address it went to.
+fn send(dataplane: &Dataplane, client: SocketAddr, service: &Service, flags: u8) -> [u8; 6] {
+    let (verdict, output) = dataplane.run(Port::Lb0, &frame(client, service, flags));
+    assert!(matches!(verdict, Verdict::Tx | Verdict::Redirect), "{client} {service}: {verdict:?}");
+    destination_mac(&output)
+}
+
+fn servers(hosts: impl IntoIterator<Item = u8>) -> Vec<Destination> {
+    hosts.into_iter().map(|host| Destination::new([10, 1, 2, host].into())).collect()
+}
+
+/// How many packets had each reason so far.
+fn reasons(dataplane: &Dataplane) -> BTreeMap<&'static str, u64> {
+    dataplane.client.info().expect("info").stats.reasons.iter().collect()
+}
+
+/// No table is changed, so that a packet may only go where the hash says,
+/// whether its flow is known or not. Far more flows than there is room for
+/// come, go and replace each other from all CPUs, beside a service whose
+/// servers change all the time and readers that free what is dead.
+#[test]
+fn no_packet_follows_another_flow() {
+    const CLIENTS: u32 = 4_000;
+    /// So few that flows differ in as little as can be.
+    const PORTS: u32 = 4;
+    let packets = share(150_000);
+    Dataplane::with(
+        |options| options.flows(1_024).destinations(400),
+        |dataplane| {
+            let services: Vec<Service> = [VIP4, VIP6]
+                .into_iter()
+                .flat_map(|vip| [Service::tcp(vip, 80), Service::tcp(vip, 81)])
+                .collect();
+            dataplane.serve(&services[0], &servers(3..20));
+            dataplane.serve(&services[1], &servers(20..40));
+            dataplane.serve(&services[2], &servers(3..20));
+            dataplane.serve(&services[3], &servers(20..40));
+            // A SYN of no flow leaves none, and goes where the hash says.
+            let right: Vec<Vec<[u8; 6]>> = services
+                .iter()
+                .map(|service| {
+                    (0..CLIENTS)
+                        .map(|n| {
+                            let client = client(service.address, n, PORTS);
+                            send(dataplane, client, service, SYN)
+                        })
+                        .collect()
+                })
+                .collect();
+            assert_eq!(dataplane.client.instance().flows(1).expect("flows").len(), 0);
+
+            let done = AtomicBool::new(false);
+            let turns = AtomicU64::new(0);
+            thread::scope(|scope| {
+                let senders: Vec<_> = (0..CPUS)
+                    .map(|cpu| {
+                        let (services, right) = (&services, &right);
+                        scope.spawn(move || {
+                            pin(cpu);
+                            let mut random = Random::new(0x5eed_0100 + cpu as u64);
+                            for _ in 0..packets {
+                                let which = random.below(services.len());
+                                let n = random.below(CLIENTS as usize);
+                                let flags = *random.pick(&[ACK, ACK, ACK, SYN, FIN | ACK]);
+                                let service = &services[which];
+                                let client = client(service.address, n as u32, PORTS);
+                                let mac = send(dataplane, client, service, flags);
+                                assert_eq!(mac, right[which][n], "{client} to {service}");
+                            }
+                        })
+                    })
+                    .collect();
+                scope.spawn(|| {
+                    let service = Service::tcp(VIP4, 90);
+                    for host in (3..40u8).cycle() {
+                        dataplane.serve(&service, &servers([host]));
+                        let mac = server_mac([10, 1, 2, host].into());
+                        for n in 0..20 {
+                            let client = client(VIP4, n, PORTS);
+                            assert_eq!(send(dataplane, client, &service, ACK), mac, "{client}");
+                        }
+                        turns.fetch_add(1, Ordering::Relaxed);
+                        if done.load(Ordering::Relaxed) {
+                            break;
+                        }
+                    }
+                });
+                let results: Vec<_> = senders.into_iter().map(|sender| sender.join()).collect();
+                done.store(true, Ordering::Relaxed);
+                results.into_iter().for_each(|result| result.expect("no packet went astray"));
+            });
+            let info = dataplane.client.info().expect("info");
+            let reasons = info.stats.reasons;
+            println!(
+                "{} packets of flows, {} flows stored, {} SYNs, {} changes of a service",
+                reasons.forwarded_flow,
+                info.stats.flows,
+                reasons.forwarded_syn,
+                turns.load(Ordering::Relaxed),
+            );
+            assert!(reasons.forwarded_flow > packets as u64 / 20, "flows are found");
+            assert!(info.stats.flows > 20_000.min(packets as u64 / 4), "places are taken anew");
+        },
+    );
+}
+
+/// Two CPUs that store flows at once: the same and others of the same groups.
+#[test]
+fn nothing_is_lost_when_two_cpus_store_at_once() {
+    // A quarter of the places of each table: all find one.
+    let count = share(15_000) as u32;
+    Dataplane::with(
+        |options| options.flows(32_768),
+        |dataplane| {
+            for vip in [VIP4, VIP6] {
+                let service = Service::tcp(vip, 80);
+                dataplane.serve(&service, &servers(3..40));
+                let barrier = Barrier::new(CPUS);
+                thread::scope(|scope| {
+                    for cpu in 0..CPUS {
+                        let (service, barrier) = (&service, &barrier);
+                        scope.spawn(move || {
+                            pin(cpu);
+                            for n in 0..count {
+                                if n.is_multiple_of(32) {
+                                    barrier.wait();
+                                }
+                                // One of three is of both CPUs.
+                                if n % 3 == 2 || n as usize % CPUS == cpu {
+                                    send(dataplane, client(vip, n, 100), service, ACK);
+                                }
+                            }
+                        });
+                    }
+                });
+                let mut found: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+                for flow in dataplane.client.instance().flows(usize::MAX).expect("flows") {
+                    if flow.service == service.key() {
+                        *found.entry(flow.source).or_default() += 1;
+                    }
+                }
+                let twice = found.values().filter(|times| **times > 1).count();
+                println!("{vip}: {} flows of {count} sent, {twice} twice", found.len());
+                assert_eq!(found.len() as u32, count, "no flow is lost");
+                assert_eq!(twice, 0, "a flow has one place");
+            }
+        },
+    );
+}
+
+/// The share of flows that a table holds at a load, as it was filled, and when
+/// a flood of packets of other flows, each sent twice, came over it.
+fn held(dataplane: &Dataplane, service: &Service, percent: u32) -> (f64, f64) {
+    let vip = service.address;
+    let count = dataplane.tables.places() * percent / 100;
+    for n in 0..count {
+        send(dataplane, client(vip, n, 50), service, ACK);
+    }
+    // Each is seen again in a later tick.
+    dataplane.tables.make_known(vip.is_ipv4());
+    let hits = |dataplane: &Dataplane| {
+        let before = reasons(dataplane)["forwarded_flow"];
+        for n in 0..count {
+            send(dataplane, client(vip, n, 50), service, ACK);
+        }
+        (reasons(dataplane)["forwarded_flow"] - before) as f64 / f64::from(count)
+    };
+    let filled = hits(dataplane);
+    dataplane.tables.make_known(vip.is_ipv4());
+    for n in 0..4 * count {
+        for _ in 0..2 {
+            send(dataplane, client(vip, 0x0100_0000 + n, 50), service, ACK);
+        }
+    }
+    (filled, hits(dataplane))
+}
+
+#[test]
+fn floods_push_out_no_flow_that_lives() {
+    let flows = share(32_768).max(8_192) as u32;
+    for vip in [VIP4, VIP6] {
+        // By the places of the table: at the limit of flows it is 53 % full.
+        for (percent, least) in [(25, 0.9999), (50, 0.999), (75, 0.98), (90, 0.94)] {
+            Dataplane::with(
+                |options| options.flows(flows),
+                |dataplane| {
+                    let service = Service::tcp(vip, 80);
+                    dataplane.serve(&service, &servers(3..40));
+                    let (filled, flooded) = held(dataplane, &service, percent);
+                    println!(
+                        "{vip}: {percent} % of places: {:.3} % held, {:.3} % after a flood",
+                        filled * 100.0,
+                        flooded * 100.0
+                    );
+                    assert!(filled >= least, "{filled} of {percent} %");
+                    assert!(flooded >= filled, "a flood took places: {filled} -> {flooded}");
+                },
+            );
+        }
+    }
+}
+
+/// Where a flow lies is a secret of the instance.
+#[test]
+fn places_cannot_be_foreseen() {
+    let group = || {
+        Dataplane::with(
+            |options| options.flows(1 << 20),
+            |dataplane| {
+                let service = Service::tcp(VIP4, 80);
+                dataplane.serve(&service, &servers([3]));
+                let source = client(VIP4, 1, 1);
+                send(dataplane, source, &service, ACK);
+                let key = FlowKey::new(source, SocketAddr::new(VIP4, 80), Protocol::Tcp);
+                dataplane.tables.find(&key).expect("the flow was stored").0
+            },
+        )
+    };
+    let groups = [group(), group(), group()];
+    assert!(groups[0] != groups[1] || groups[1] != groups[2], "always in group {}", groups[0]);
+}
