@@ -177,7 +177,7 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
     // A quarter of the places of each table: all find one.
     let count = share(15_000) as u32;
     Dataplane::with(
-        |options| options.flows(32_768),
+        |options| options.flows(32_768).destinations(100),
         |dataplane| {
             for vip in [VIP4, VIP6] {
                 let service = Service::tcp(vip, 80);
