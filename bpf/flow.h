@@ -212,7 +212,8 @@ static __always_inline bool flow_may_be_second(struct flow *flow, __u32 start)
 
 #pragma unroll
 	for (i = 0; i < XVS_FLOW_WAYS; i++)
-		used += is_nonzero(READ_ONCE(flow_place(flow, start ^ i)->owner));
+		used += is_nonzero(
+			READ_ONCE(flow_place(flow, start ^ i)->owner));
 	return used >= XVS_FLOW_CROWDED;
 }
 

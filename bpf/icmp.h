@@ -51,8 +51,7 @@ static __always_inline int parse_quote6(struct xdp_md *ctx, struct packet *p,
 
 	if (left < sizeof(*ip) || (void *)(ip + 1) > p->end)
 		return XVS_ICMP_UNOWNED;
-	if (ip->version != 6 ||
-	    !is_daddr6(p, &ip->saddr))
+	if (ip->version != 6 || !is_daddr6(p, &ip->saddr))
 		return XVS_ICMP_UNOWNED;
 
 	walk.offset = p->offset + sizeof(struct icmp6hdr) + sizeof(*ip);

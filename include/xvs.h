@@ -115,11 +115,11 @@ struct xvs_settings {
 	__u64 k1;
 	__u64 flow_k0; /* of the flow tables: a secret of this instance */
 	__u64 flow_k1;
-	__u32 flow_groups;   /* of each flow table */
-	__u32 table_size;    /* entries of a lookup table */
-	__u32 services;	     /* ids are below this */
-	__u32 destinations;  /* slots are below this */
-	__u32 cpus;	     /* CPUs that have counters of their own */
+	__u32 flow_groups;  /* of each flow table */
+	__u32 table_size;   /* entries of a lookup table */
+	__u32 services;	    /* ids are below this */
+	__u32 destinations; /* slots are below this */
+	__u32 cpus;	    /* CPUs that have counters of their own */
 	__u32 pad;
 	__u64 icmp_interval; /* ns between ICMP errors of one CPU */
 	__u64 icmp_burst;    /* ns that a CPU may be ahead of that */

@@ -33,9 +33,9 @@ use crate::Vip;
 use crate::bpf::Attachment;
 use crate::bpf::Dataplane;
 use crate::bpf::Directory;
-use crate::bpf::InstanceRecord;
 use crate::bpf::FlowMeta;
 use crate::bpf::FlowOwner;
+use crate::bpf::InstanceRecord;
 use crate::bpf::Layout;
 use crate::bpf::ReasonCode;
 use crate::bpf::Settings;
@@ -132,11 +132,8 @@ impl Client {
         }
         directory.clear()?;
         let settings = settings(&options)?;
-        let sizes = Sizes {
-            settings,
-            chunks: Control::chunks(&options),
-            prefixes: MAX_PREFIXES as u32,
-        };
+        let sizes =
+            Sizes { settings, chunks: Control::chunks(&options), prefixes: MAX_PREFIXES as u32 };
         let (dataplane, maps) = Dataplane::load(&sizes, directory)?;
         let maps = Arc::new(maps);
         maps.instance.write(

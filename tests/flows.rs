@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::thread::ScopedJoinHandle;
 
 use common::dataplane::Dataplane;
 use common::dataplane::FlowKey;
@@ -152,7 +153,7 @@ fn no_packet_follows_another_flow() {
                         }
                     }
                 });
-                let results: Vec<_> = senders.into_iter().map(|sender| sender.join()).collect();
+                let results: Vec<_> = senders.into_iter().map(ScopedJoinHandle::join).collect();
                 done.store(true, Ordering::Relaxed);
                 results.into_iter().for_each(|result| result.expect("no packet went astray"));
             });

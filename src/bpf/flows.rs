@@ -83,9 +83,10 @@ impl Maps {
         let secret = self.flow_secret();
         let hash = key.hash(secret);
         let groups = self.flows4.len();
-        let group = ((hash >> 32) * u64::from(groups) >> 32) as u32;
-        let start = (hash >> 26) as usize % GROUP;
-        let other = start ^ ((hash >> 34) as usize % GROUP & !(BUCKET - 1) | BUCKET);
+        let group = (((hash >> 32) * u64::from(groups)) >> 32) as u32;
+        let bits = |from: u32| (hash >> from) as usize % GROUP;
+        let start = bits(26);
+        let other = start ^ ((bits(34) & !(BUCKET - 1)) | BUCKET);
         let words = match key.source {
             IpAddr::V4(_) => self.flows4.words(group),
             IpAddr::V6(_) => self.flows6.words(group),
@@ -139,13 +140,7 @@ impl Maps {
         Some(Place { owner, seen_owner, flow })
     }
 
-    fn stored(
-        &self,
-        source: IpAddr,
-        owner: u64,
-        meta: u32,
-        secret: HashKey,
-    ) -> Option<StoredFlow> {
+    fn stored(&self, source: IpAddr, owner: u64, meta: u32, secret: HashKey) -> Option<StoredFlow> {
         let slot = (owner & SLOT) as u32;
         if slot >= self.destinations.len() {
             return None;
@@ -159,8 +154,8 @@ impl Maps {
             protocol: destination.protocol,
         };
         let check = key.hash(secret).wrapping_add(u64::from(destination.generation)) & CHECK;
-        let same = destination.service != 0
-            && owner >> FlowOwner::XVS_FLOW_SLOT_BITS.0 & CHECK == check;
+        let same =
+            destination.service != 0 && (owner >> FlowOwner::XVS_FLOW_SLOT_BITS.0) & CHECK == check;
         same.then_some(StoredFlow { key, slot, destination, meta })
     }
 

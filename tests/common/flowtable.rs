@@ -134,7 +134,7 @@ impl FlowTables {
     /// A flow's hash, its group, and the places that it can have there.
     fn candidates(&self, key: &FlowKey) -> (u64, u32, Vec<usize>) {
         let hash = SipHasher13::new_with_key(&self.secret).hash(&key.hashed());
-        let group = ((hash >> 32) * u64::from(self.v4.max_entries()) >> 32) as u32;
+        let group = (((hash >> 32) * u64::from(self.v4.max_entries())) >> 32) as u32;
         let bits = |from: u32| (hash >> from) as usize % 64;
         let (first, second) = (bits(28), bits(28) ^ (bits(36) | 1));
         let places = [first, second].map(|bucket| 4 * bucket..4 * bucket + 4);
