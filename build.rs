@@ -7,7 +7,7 @@ use std::process::Command;
 use libbpf_cargo::SkeletonBuilder;
 
 fn main() {
-    for input in ["bpf", "include", "vmlinux", "benches/packets.bpf.c"] {
+    for input in ["bpf", "include", "vmlinux", "benches/packets.bpf.c", "benches/steps.bpf.c"] {
         println!("cargo:rerun-if-changed={input}");
     }
     println!("cargo:rerun-if-env-changed=CLANG");
@@ -15,6 +15,7 @@ fn main() {
     compile("bpf/xvs.bpf.c", "xvs.skel.rs");
     if env::var_os("CARGO_FEATURE_BENCH").is_some() {
         compile("benches/packets.bpf.c", "packets.skel.rs");
+        compile("benches/steps.bpf.c", "steps.skel.rs");
     }
 }
 

@@ -10,16 +10,16 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Octets of the frame that are written: the headers of any case. */
-#define HEADERS 96
+/* Octets of each frame. */
+#define FRAME 128
 
 /* One case. */
 struct bench_plan {
 	__u32 program; /* the index of the program under test */
-	__u32 mask;    /* source addresses differ in these bits */
-	__u32 next;    /* the next source address */
-	__u32 offset;  /* of the last word of the source address */
-	__u8 frame[HEADERS];
+	__u32 mask;    /* packets differ in these bits of one word */
+	__u32 next;    /* number of the next packet */
+	__u32 offset;  /* of the word */
+	__u8 frame[FRAME];
 };
 
 struct flow_key {
@@ -37,7 +37,7 @@ struct flow_value {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 4);
+	__uint(max_entries, 64);
 	__type(key, __u32);
 	__type(value, __u32);
 } programs SEC(".maps");
@@ -70,16 +70,16 @@ int wrapper(struct xdp_md *ctx)
 	void *end = (void *)(long)ctx->data_end;
 	struct bench_plan *plan;
 	__u32 zero = 0;
-	__be32 *source;
+	__be32 *word;
 
 	plan = bpf_map_lookup_elem(&plans, &zero);
-	if (!plan || data + HEADERS > end)
+	if (!plan || data + FRAME > end)
 		return XDP_ABORTED;
-	__builtin_memcpy(data, plan->frame, HEADERS);
-	source = data + (plan->offset & 63);
-	if ((void *)(source + 1) > end)
+	__builtin_memcpy(data, plan->frame, FRAME);
+	word = data + (plan->offset & (FRAME - 1));
+	if ((void *)(word + 1) > end)
 		return XDP_ABORTED;
-	*source ^= bpf_htonl(plan->next++ & plan->mask);
+	*word ^= bpf_htonl(plan->next++ & plan->mask);
 	bpf_tail_call(ctx, &programs, plan->program);
 	return XDP_ABORTED;
 }
