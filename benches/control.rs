@@ -1,101 +1,227 @@
-//! What the control plane costs: services made, tables built, memory.
+//! What the control plane costs: services made, tables built, flows told,
+//! memory. The figures also go to `target/bench-control.json`.
 #![allow(missing_docs)]
 
+use std::fmt;
 use std::fs;
 use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
 
+use libbpf_rs::Program;
+use serde_json::Value;
+use serde_json::json;
 use xvs::Client;
 use xvs::Destination;
 use xvs::Options;
 use xvs::Service;
 
+#[path = "../tests/common/frame.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
+mod frame;
+#[path = "packets/harness.rs"]
+#[allow(dead_code, reason = "the other benchmark uses more of it")]
+mod harness;
 #[path = "../tests/common/netns.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod netns;
 
+use harness::FRAME;
+use harness::Harness;
+use harness::Packets;
 use netns::Namespace;
 
 const SERVICES: u16 = 1000;
 const DESTINATIONS: u8 = 100;
+const FLOWS: u32 = 1_000_000;
+const BPFFS: &str = "/sys/fs/bpf";
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb0];
+const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 100, 1));
 
 fn main() {
     let lb = Namespace::new("lb");
-    lb.sh("ip link add lb0 type veth peer name peer0
+    lb.sh(&format!(
+        "ip link add lb0 address {} type veth peer name peer0
          ip address add 10.1.2.1/24 dev lb0
          ip link set lb0 up
          ip link set peer0 up
          for i in $(seq 2 101); do
            echo neigh add 10.1.2.$i dev lb0 lladdr 02:00:00:00:01:$(printf %02x $i) nud permanent
-         done | ip -batch -");
-    lb.enter(run);
+         done | ip -batch -",
+        xvs::Mac(MAC)
+    ));
+    let figures = lb.enter(|| json!({ "services": services(), "flows": flows() }));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    fs::create_dir_all(&folder).expect("folders can be made");
+    fs::write(folder.join("bench-control.json"), format!("{figures:#}\n"))
+        .expect("the figures can be written");
 }
 
-fn run() {
-    let options = Options::new()
+fn options() -> Options {
+    Options::new()
         .instance(format!("bench-{}", std::process::id()))
-        .destinations(200_000)
-        .vlan(1, "10.1.2.0/24".parse().expect("a prefix"));
-    let before = memory();
+        .vlan(1, "10.1.2.0/24".parse().expect("a prefix"))
+}
+
+fn destinations() -> Vec<Destination> {
+    (2..2 + DESTINATIONS).map(|i| Destination::new([10, 1, 2, i].into())).collect()
+}
+
+/// Many services, and changes among them.
+fn services() -> Value {
+    let before = Memory::now();
     let start = Instant::now();
-    let client = Client::with_options(options, &["lb0"]).expect("the balancer starts");
-    println!("start: {:?}; {} MiB", start.elapsed(), memory() - before);
+    let client =
+        Client::with_options(options().destinations(200_000), &["lb0"]).expect("it starts");
+    let started = start.elapsed();
+    let memory_started = before.more();
+    println!("start: {started:?}; {memory_started}");
 
-    let vip: IpAddr = [192, 168, 100, 1].into();
-    let destinations: Vec<Destination> =
-        (2..2 + DESTINATIONS).map(|i| Destination::new([10, 1, 2, i].into())).collect();
-
-    let single = Service::udp(vip, 1);
+    let destinations = destinations();
+    let single = Service::udp(VIP, 1);
     let start = Instant::now();
     client.create_service(&single).expect("a service");
     for destination in &destinations {
         client.create_destination(&single, destination).expect("a destination");
     }
-    println!("one service, {DESTINATIONS} destinations added one by one: {:?}", start.elapsed());
+    let one_by_one = start.elapsed();
+    println!("one service, {DESTINATIONS} destinations added one by one: {one_by_one:?}");
 
-    let mut times = Vec::new();
     let start = Instant::now();
-    for port in 1..=SERVICES {
-        let one = Instant::now();
-        client.set_service(&Service::tcp(vip, port), &destinations).expect("a service");
-        times.push(one.elapsed());
-    }
+    let mut ports = 1..=SERVICES;
+    let each = median(SERVICES.into(), || {
+        let port = ports.next().expect("a port for each");
+        client.set_service(&Service::tcp(VIP, port), &destinations).expect("a service");
+    });
     let all = start.elapsed();
+    let memory_all = before.more();
     println!(
-        "{SERVICES} services of {DESTINATIONS} destinations: {all:?}, median {:?} each; {} MiB",
-        median(&mut times),
-        memory() - before
+        "{SERVICES} services of {DESTINATIONS} destinations: {all:?}, median {each:?} each; {memory_all}"
     );
 
-    let mut times = Vec::new();
-    for weight in 2..52 {
-        let one = Instant::now();
+    let service = Service::tcp(VIP, 500);
+    let mut weights = 2..;
+    let weight = median(50, || {
+        let weight = weights.next().expect("numbers do not end");
         let changed = destinations[0].clone().weight(weight);
-        client.update_destination(&Service::tcp(vip, 500), &changed).expect("an update");
-        times.push(one.elapsed());
-    }
-    println!("one destination's weight changed among them: median {:?}", median(&mut times));
+        client.update_destination(&service, &changed).expect("an update");
+    });
+    println!("one destination's weight changed among them: median {weight:?}");
 
-    let mut times = Vec::new();
-    for _ in 0..21 {
-        let one = Instant::now();
+    let mut rounds = 1..;
+    let table = median(21, || {
+        let round = rounds.next().expect("numbers do not end");
+        let weighted: Vec<Destination> =
+            (1..).zip(&destinations).map(|(i, d)| d.clone().weight(i * round % 97 + 1)).collect();
+        client.set_service(&service, &weighted).expect("the service is replaced");
+    });
+    println!(
+        "all {DESTINATIONS} weights changed by one `set_service`: median {table:?} (the records \
+         compared and written, one table of 65,537 entries built and written)"
+    );
+
+    let statistics = median(21, || {
         let services = client.services().expect("statistics");
         assert_eq!(services.len(), usize::from(SERVICES) + 1);
-        times.push(one.elapsed());
+    });
+    println!("statistics of all services: median {statistics:?}");
+    json!({
+        "start_ms": ms(started),
+        "start_memory": memory_started.json(),
+        "one_by_one_ms": ms(one_by_one),
+        "all_ms": ms(all),
+        "each_ms": ms(each),
+        "all_memory": memory_all.json(),
+        "one_weight_ms": ms(weight),
+        "all_weights_ms": ms(table),
+        "statistics_ms": ms(statistics),
+    })
+}
+
+/// Many flows, made by packets, and told.
+fn flows() -> Value {
+    let before = Memory::now();
+    // Room for twice as many: a full table drops some.
+    let options = options().flows(2 * FLOWS);
+    let pin = Path::new(BPFFS).join("xvs").join(&options.instance).join("xvs");
+    let client = Client::with_options(options, &["lb0"]).expect("it starts");
+    client.set_service(&Service::tcp(VIP, 80), &destinations()).expect("a service");
+    let program = Program::fd_from_pinned_path(pin).expect("the program is pinned");
+    let mut harness = Harness::new("lb0");
+    let program = harness.add(program.as_fd());
+    let ip = frame::Ip::new([10, 64, 0, 0].into(), VIP).macs([2, 0, 0, 0, 0, 9], MAC);
+    let frame = frame::padded(ip.tcp((40000, 80), frame::ACK, b""), FRAME);
+    let packets = Packets { frame, offset: 26, mask: (1 << 20) - 1 };
+    harness.run(program, &packets, 0, FLOWS);
+    let new = client.info().expect("info").stats.reasons.forwarded_new;
+    assert_eq!(new, u64::from(FLOWS), "each packet makes a flow");
+
+    let start = Instant::now();
+    let flows = client.instance().flows(usize::MAX).expect("flows");
+    let time = start.elapsed();
+    let memory = before.more();
+    println!("{} flows told: {time:?}; {memory}", flows.len());
+    let told = flows.len() as f64 / f64::from(FLOWS);
+    assert!((0.99..=1.0).contains(&told), "all flows but a few are told");
+    json!({ "flows": flows.len(), "told_ms": ms(time), "memory": memory.json() })
+}
+
+/// The median time of something that is done so often.
+fn median(times: usize, mut job: impl FnMut()) -> Duration {
+    let mut all: Vec<Duration> = (0..times)
+        .map(|_| {
+            let start = Instant::now();
+            job();
+            start.elapsed()
+        })
+        .collect();
+    all.sort();
+    all[times / 2]
+}
+
+fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1000.0
+}
+
+/// Memory in use, in mebibytes.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// Of the host, the kernel's maps included.
+    host: i64,
+    /// Of this process, what it maps of the kernel's maps included.
+    process: i64,
+}
+
+impl Memory {
+    fn now() -> Self {
+        let number = |path: &str, field: &str| -> i64 {
+            let text = fs::read_to_string(path).expect("every Linux tells its memory");
+            let line = text.lines().find(|line| line.starts_with(field)).expect("the field");
+            let kib = line.split_whitespace().nth(1).expect("a value");
+            kib.parse::<i64>().expect("a number") / 1024
+        };
+        Self {
+            host: -number("/proc/meminfo", "MemFree:"),
+            process: number("/proc/self/status", "VmRSS:"),
+        }
     }
-    println!("statistics of all services: median {:?}", median(&mut times));
+
+    /// How much more the host has in use now, and what the process has.
+    fn more(&self) -> Self {
+        let now = Self::now();
+        Self { host: now.host - self.host, process: now.process }
+    }
+
+    fn json(self) -> Value {
+        json!({ "host_more_mib": self.host, "process_mib": self.process })
+    }
 }
 
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-/// Mebibytes that the host has in use, the kernel's maps included.
-fn memory() -> i64 {
-    let info = fs::read_to_string("/proc/meminfo").expect("every Linux tells its memory");
-    let line = info.lines().find(|line| line.starts_with("MemFree:")).expect("free memory");
-    let free: i64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
-    -free / 1024
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the host has {} MiB more in use, the process {} MiB", self.host, self.process)
+    }
 }
