@@ -15,7 +15,8 @@ SHARE = 1
 KERNELS = .ci/kernels/run.sh --kernel "$(KERNEL)" --suite "$(SUITE)" --test "$(TEST)" \
 	--share "$(SHARE)"
 
-.PHONY: all build setup setup-vmlinux setup-kernels demo test bench lint format clean
+.PHONY: all build setup setup-vmlinux setup-kernels demo test lint format clean
+.PHONY: bench bench-check bench-baseline
 .PHONY: kernels kernels-ci kernels-update kernels-table kernel-shell
 
 all: build
@@ -60,9 +61,19 @@ kernels-table:
 kernel-shell: setup-kernels
 	@.ci/kernels/run.sh --shell "$(KERNEL)"
 
+# What packets and the control plane cost: docs/performance.md.
 bench: setup
 	@test "$$(id -u)" = 0 || { echo "make bench needs root: it loads programs" >&2; exit 1; }
 	$(CARGO) bench --locked --features bench --bench packets --bench control
+
+# Fails if a path of packets costs more than benches/baseline.json says.
+bench-check: setup
+	@test "$$(id -u)" = 0 || { echo "make bench-check needs root: it loads programs" >&2; exit 1; }
+	$(CARGO) bench --locked --features bench --bench packets -- check
+
+# What the last run measured becomes what the next ones are compared with.
+bench-baseline: setup
+	$(CARGO) bench --locked --features bench --bench packets -- baseline
 
 lint: setup
 	$(CARGO) fmt --check
