@@ -33,13 +33,15 @@ pub(crate) struct Member {
 }
 
 /// A member's position in its permutation of the table.
-struct Turn {
+struct Walk {
     member: u32,
     next: u32,
     skip: u32,
-    share: u32,
-    credit: u32,
 }
+
+/// With so few entries free, looking at each of them takes less time than the
+/// way through those that are taken.
+const FEW: usize = 128;
 
 /// For each entry the index into `members` of its destination; empty when
 /// there are no members. `size` is a prime, and there are at most that many
@@ -51,51 +53,111 @@ pub(crate) fn table(size: u32, key: HashKey, members: &[Member]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..members.len() as u32).collect();
     order.sort_by_key(|i| octets(members[*i as usize].address));
     let weights: Vec<u32> = order.iter().map(|i| members[*i as usize].weight).collect();
-    let shares = shares(size, &weights);
-    let largest = shares.iter().copied().max().unwrap_or(0);
-    let mut turns: Vec<Turn> = order
+    let mut walks: Vec<Walk> = order
         .iter()
-        .zip(&shares)
-        .map(|(member, share)| {
+        .map(|member| {
             let octets = octets(members[*member as usize].address);
-            Turn {
+            Walk {
                 member: *member,
                 next: (domain_hash(key, octets, 0) % u64::from(size)) as u32,
                 skip: (domain_hash(key, octets, 1) % u64::from(size - 1)) as u32 + 1,
-                share: *share,
-                credit: 0,
             }
         })
         .collect();
 
+    let turns = turns(&shares(size, &weights));
+    let (many, few) = turns.split_at(turns.len().saturating_sub(FEW));
     let mut table = vec![0; size as usize];
     let mut taken = vec![0u64; size as usize / 64 + 1];
-    let mut free = size;
-    while free > 0 {
-        for turn in &mut turns {
-            turn.credit += turn.share;
-            if turn.credit < largest {
-                continue;
+    for turn in many {
+        let walk = &mut walks[*turn as usize];
+        let entry = loop {
+            let entry = walk.step(size);
+            let bit = 1 << (entry % 64);
+            let word = &mut taken[entry as usize / 64];
+            if *word & bit == 0 {
+                *word |= bit;
+                break entry;
             }
-            turn.credit -= largest;
-            let entry = loop {
-                let entry = turn.next;
-                turn.next += turn.skip;
-                if turn.next >= size {
-                    turn.next -= size;
-                }
-                let bit = 1 << (entry % 64);
-                let word = &mut taken[entry as usize / 64];
-                if *word & bit == 0 {
-                    *word |= bit;
-                    break entry;
-                }
-            };
-            table[entry as usize] = turn.member;
-            free -= 1;
+        };
+        table[entry as usize] = walk.member;
+    }
+    let is_free = |entry: &u32| taken[*entry as usize / 64] & (1 << (entry % 64)) == 0;
+    let mut free: Vec<u32> = (0..size).filter(is_free).collect();
+    for turn in few {
+        let walk = &mut walks[*turn as usize];
+        let steps = walk.steps(size);
+        if let Some(first) = (0..free.len()).min_by_key(|i| steps(free[*i])) {
+            walk.next = free.swap_remove(first);
+            table[walk.step(size) as usize] = walk.member;
         }
     }
     table
+}
+
+impl Walk {
+    /// The next entry, taken or not.
+    fn step(&mut self, size: u32) -> u32 {
+        let entry = self.next;
+        let next = entry + self.skip;
+        // Without a branch, for nobody can predict it.
+        self.next = next.min(next.wrapping_sub(size));
+        entry
+    }
+
+    /// How many steps away an entry is.
+    fn steps(&self, size: u32) -> impl Fn(u32) -> u64 + use<> {
+        let (size, next) = (u64::from(size), u64::from(self.next));
+        // By Fermat's little theorem, for the size is a prime.
+        let inverse = power(u64::from(self.skip), size - 2, size);
+        move |entry| (u64::from(entry) + size - next) * inverse % size
+    }
+}
+
+fn power(base: u64, exponent: u64, modulus: u64) -> u64 {
+    let mut result = 1;
+    for bit in (0..u64::BITS - exponent.leading_zeros()).rev() {
+        result = result * result % modulus;
+        if exponent >> bit & 1 == 1 {
+            result = result * base % modulus;
+        }
+    }
+    result
+}
+
+/// Who takes an entry, in order. In round n (from 1 on) a share has been paid
+/// for `floor(n * share / largest)` times, so its turn k comes in round
+/// `ceil(k * largest / share)`.
+fn turns(shares: &[u32]) -> Vec<u32> {
+    let largest = shares.iter().copied().max().unwrap_or(0);
+    let rounds = |share: u32| {
+        let (whole, part) = (largest / share, largest % share);
+        let mut round = 0;
+        let mut credit = 0;
+        (0..share).map(move |_| {
+            let more = u32::from(credit < part);
+            round += whole + more;
+            credit = credit + more * share - part;
+            round as usize - 1
+        })
+    };
+    // A counting sort by round.
+    let mut next = vec![0u32; largest as usize];
+    for share in shares {
+        rounds(*share).for_each(|round| next[round] += 1);
+    }
+    let mut sum = 0;
+    for turns in &mut next {
+        sum += std::mem::replace(turns, sum);
+    }
+    let mut turns = vec![0; sum as usize];
+    for (member, share) in (0..).zip(shares) {
+        for round in rounds(*share) {
+            turns[next[round] as usize] = member;
+            next[round] += 1;
+        }
+    }
+    turns
 }
 
 /// How many of `size` entries each weight gets.
@@ -197,6 +259,37 @@ mod tests {
         let full = members(vec![1; 251]);
         let table = table(251, key(), &full);
         assert!((0..251).all(|i| table.contains(&i)));
+    }
+
+    /// Rule 4 as it is written, round by round.
+    #[test]
+    fn turns_are_those_of_the_rounds() {
+        let cases: [&[u32]; 6] =
+            [&[7], &[1, 1, 1], &[1, 2, 3, 4], &[250, 1], &[3, 100, 97, 51, 1], &[12, 18, 30, 6]];
+        for shares in cases {
+            let largest = *shares.iter().max().unwrap();
+            let mut credits = vec![0; shares.len()];
+            let mut expected = Vec::new();
+            while expected.len() < shares.iter().sum::<u32>() as usize {
+                for (member, share) in (0..).zip(shares) {
+                    credits[member as usize] += share;
+                    if credits[member as usize] >= largest {
+                        credits[member as usize] -= largest;
+                        expected.push(member);
+                    }
+                }
+            }
+            assert_eq!(turns(shares), expected, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn steps_lead_to_their_entry() {
+        for (next, skip) in [(0, 1), (3, 250), (250, 17), (100, 99)] {
+            let steps = Walk { member: 0, next, skip }.steps(251);
+            let mut walk = Walk { member: 0, next, skip };
+            assert!((0..251).all(|n| steps(walk.step(251)) == n), "{next} {skip}");
+        }
     }
 
     #[test]
