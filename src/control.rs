@@ -90,6 +90,8 @@ pub(crate) struct Control {
     services: BTreeMap<ServiceKey, Balanced>,
     /// Services whose table does not fit their destinations any more.
     stale: BTreeSet<ServiceKey>,
+    /// Whether what [`Self::neighbours`] follows from may have changed.
+    pub(crate) neighbours_changed: bool,
     vips: BTreeMap<IpAddr, Virtual>,
     limits: Limits,
     service_ids: Ids,
@@ -131,6 +133,7 @@ impl Control {
             observed,
             services: BTreeMap::new(),
             stale: BTreeSet::new(),
+            neighbours_changed: true,
             vips: BTreeMap::new(),
             limits: Limits {
                 services: options.services,
@@ -318,6 +321,9 @@ impl Control {
             self.write_target(&balanced, target);
         }
         self.write_service(&balanced, vip);
+        let old = self.services.get(&key);
+        self.neighbours_changed |=
+            old.is_none_or(|old| !old.targets.keys().eq(balanced.targets.keys()));
 
         match self.services.insert(key, balanced) {
             None => self.publish(key, vip),
@@ -386,6 +392,7 @@ impl Control {
         let Some(balanced) = self.services.remove(&key) else {
             return;
         };
+        self.neighbours_changed = true;
         self.count_change();
         self.maps.services.write(balanced.id, &ServiceRecord::default());
         self.tables.retire(balanced.table);

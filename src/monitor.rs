@@ -27,6 +27,8 @@ use crate::net::Watcher;
 const ASK: Duration = Duration::from_secs(1);
 /// The whole network is read again after this, should news have been missed.
 const REREAD: Duration = Duration::from_secs(60);
+/// The neighbours of new destinations are kept resolved after this at most.
+const KEEP: Duration = Duration::from_millis(100);
 /// Old lookup tables are removed after this.
 const CLEAN: Duration = Duration::from_millis(50);
 /// Tables are built for so long before others get their turn.
@@ -59,12 +61,16 @@ impl Monitor {
     /// Runs until the client is dropped.
     pub(crate) fn run(mut self) {
         let start = Instant::now();
-        let (mut ask, mut reread) = (start, start + REREAD);
+        let (mut keep, mut ask, mut reread) = (start, start, start + REREAD);
         while !self.shared.stopped() {
-            self.keep_neighbours();
             let now = Instant::now();
+            if now >= keep {
+                self.keep_neighbours();
+                // Calls wait meanwhile: they get most of the time.
+                keep = now + (now.elapsed() * 10).min(KEEP);
+            }
             if now >= ask {
-                self.failed.clear();
+                self.retry();
                 self.ask_neighbours();
                 ask = now + ASK;
             }
@@ -74,6 +80,9 @@ impl Monitor {
                 reread = now + REREAD;
             }
             let mut next = ask.min(reread);
+            if self.shared.control().neighbours_changed {
+                next = next.min(keep);
+            }
             if self.clean() {
                 next = next.min(Instant::now() + CLEAN);
             }
@@ -150,7 +159,10 @@ impl Monitor {
     /// Has the kernel keep the neighbours of all destinations resolved, and
     /// no others.
     fn keep_neighbours(&mut self) {
-        let control = self.shared.control();
+        let mut control = self.shared.control();
+        if !std::mem::take(&mut control.neighbours_changed) {
+            return;
+        }
         let wanted = control.neighbours();
         // The kernel drops kept entries when their interface goes down.
         let unmanaged = self.net.keeps_managed() == Some(false);
@@ -180,6 +192,14 @@ impl Monitor {
                     self.tell_neighbour(address, &error);
                 }
             }
+        }
+    }
+
+    /// Has the neighbours that could not be kept tried again.
+    fn retry(&mut self) {
+        if !self.failed.is_empty() {
+            self.failed.clear();
+            self.shared.control().neighbours_changed = true;
         }
     }
 

@@ -2,6 +2,7 @@
 //! destination, and what differs is written.
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use std::time::Instant;
@@ -54,6 +55,7 @@ impl Control {
     /// Brings every destination up to date with the network; tables that
     /// must change for that are changed by [`Self::rebuild`].
     pub(super) fn refresh(&mut self) {
+        self.neighbours_changed = true;
         let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
         for key in keys {
             let Some(mut balanced) = self.services.remove(&key) else {
@@ -146,14 +148,17 @@ impl Control {
     /// The neighbours that must be kept resolved, with whether they are.
     pub(crate) fn neighbours(&self) -> BTreeMap<(u32, IpAddr), bool> {
         let targets = self.services.values().flat_map(|b| b.targets.values());
-        targets
-            .filter_map(|target| {
-                let address = target.destination.address;
+        // Services often have the same servers.
+        let destinations: HashMap<IpAddr, DestinationStatus> =
+            targets.map(|t| (t.destination.address, t.status)).collect();
+        destinations
+            .into_iter()
+            .filter_map(|(address, status)| {
                 let prefix = self.prefixes.iter().find(|p| p.prefix.contains(address))?;
                 // Nothing can be asked on an interface that is gone.
                 self.observed.links.get(&prefix.interface)?;
                 let own = self.observed.addresses.iter().any(|a| a.address == address);
-                let resolved = target.status == DestinationStatus::Reachable;
+                let resolved = status == DestinationStatus::Reachable;
                 (!own).then_some(((prefix.interface, address), resolved))
             })
             .collect()
