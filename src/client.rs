@@ -286,6 +286,13 @@ impl Client {
         self.instance.destinations(service)
     }
 
+    /// All services, by address, port and protocol, each with its
+    /// destinations, by address: everything is read once, so that sums agree.
+    pub fn all(&self) -> Result<Vec<(ServiceExtended, Vec<DestinationExtended>)>> {
+        let _still = self.shared.control();
+        self.instance.all()
+    }
+
     /// Adds a destination. It gets traffic as soon as its next hop is known.
     ///
     /// # Errors

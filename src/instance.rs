@@ -127,7 +127,7 @@ impl Instance {
             interfaces: interfaces(&record),
             services: found.services.len() as u32,
             services_limit: record.settings.services - 1,
-            destinations: found.destinations.values().map(Vec::len).sum::<usize>() as u32,
+            destinations: found.destinations.iter().map(Vec::len).sum::<usize>() as u32,
             destinations_limit: record.settings.destinations - 1,
             flows: u64::from(self.maps.gauges.read(0).flows),
             flows_limit: record.flows,
@@ -178,10 +178,10 @@ impl Instance {
         let found = self.gather();
         Ok(found
             .destinations
-            .values()
+            .iter()
             .flatten()
-            .filter_map(|(_, info)| {
-                let address = octets_address(info.address);
+            .filter_map(|slot| {
+                let address = octets_address(self.maps.destination_infos.read(*slot).address);
                 let vlan = vlans.iter().find(|vlan| vlan.prefix.contains(address))?;
                 Some((vlan.interface?, address))
             })
@@ -208,7 +208,7 @@ impl Instance {
     pub fn services(&self) -> Result<Vec<ServiceExtended>> {
         Ok(self.settled(|| {
             let found = self.gather();
-            found.services.iter().map(|(id, service)| found.service(*id, service)).collect()
+            found.services.iter().map(|(id, service)| found.service(*id, service).0).collect()
         }))
     }
 
@@ -217,7 +217,7 @@ impl Instance {
         self.settled(|| {
             let found = self.gather();
             let (id, service) = found.find(service.key())?;
-            Ok(found.service(id, service))
+            Ok(found.service(id, service).0)
         })
     }
 
@@ -226,11 +226,17 @@ impl Instance {
         self.settled(|| {
             let found = self.gather();
             let (id, _) = found.find(service.key())?;
-            let mut all: Vec<DestinationExtended> =
-                found.of(id).iter().map(|(slot, info)| self.destination(*slot, info)).collect();
-            all.sort_by_key(|d| d.destination.address);
-            Ok(all)
+            Ok(found.destinations(id))
         })
+    }
+
+    /// All services, by address, port and protocol, each with its
+    /// destinations, by address: everything is read once, so that sums agree.
+    pub fn all(&self) -> Result<Vec<(ServiceExtended, Vec<DestinationExtended>)>> {
+        Ok(self.settled(|| {
+            let found = self.gather();
+            found.services.iter().map(|(id, service)| found.service(*id, service)).collect()
+        }))
     }
 
     /// All virtual addresses.
@@ -255,7 +261,7 @@ impl Instance {
             status: status(info),
             mac: known.then_some(Mac(record.mac)),
             interface: known.then_some(record.ifindex),
-            stats: self.traffic(slot),
+            stats: self.traffic(slot, info),
         }
     }
 
@@ -269,15 +275,14 @@ impl Instance {
         (info.service != 0 && info.generation == generation).then(|| octets_address(info.address))
     }
 
-    fn traffic(&self, slot: u32) -> Stats {
+    fn traffic(&self, slot: u32, info: &DestinationInfo) -> Stats {
         let gauge = self.maps.gauges.read(slot);
         let mut stats = Stats {
             active: u64::from(gauge.active),
             recent: u64::from(gauge.recent),
             ..Default::default()
         };
-        let base = self.maps.destination_infos.read(slot).base;
-        stats.add_traffic(&since(self.maps.traffic_of_slot(slot), base));
+        stats.add_traffic(&since(self.maps.traffic_of_slot(slot), info.base));
         stats
     }
 
@@ -298,7 +303,7 @@ impl Instance {
         read()
     }
 
-    /// Reads the records of all services and destinations once.
+    /// What services and destinations there are.
     fn gather(&self) -> Found<'_> {
         let used = |id: &u32| self.maps.services.read(*id).used != 0;
         let services = (1..self.maps.services.len())
@@ -307,10 +312,13 @@ impl Instance {
         let mut services: Vec<(u32, Known)> = services.collect();
         services.sort_by_key(|(_, known)| known.service.key());
         let infos = &self.maps.destination_infos;
-        let mut destinations: BTreeMap<u32, Vec<(u32, DestinationInfo)>> = BTreeMap::new();
-        for (slot, info) in (1..infos.len()).map(|slot| (slot, infos.read(slot))) {
-            if info.service != 0 {
-                destinations.entry(info.service).or_default().push((slot, info));
+        let mut destinations = vec![Vec::new(); self.maps.services.len() as usize];
+        for slot in 1..infos.len() {
+            let service = infos.read(slot).service as usize;
+            if service != 0
+                && let Some(slots) = destinations.get_mut(service)
+            {
+                slots.push(slot);
             }
         }
         Found { instance: self, services, destinations }
@@ -343,12 +351,12 @@ impl ServiceRecord {
     }
 }
 
-/// All records at one moment.
+/// What there is at one moment.
 struct Found<'a> {
     instance: &'a Instance,
     services: Vec<(u32, Known)>,
-    /// By the id of their service, with their slots.
-    destinations: BTreeMap<u32, Vec<(u32, DestinationInfo)>>,
+    /// The slots in use, by the id of their service.
+    destinations: Vec<Vec<u32>>,
 }
 
 impl Found<'_> {
@@ -361,33 +369,46 @@ impl Found<'_> {
         Ok((*id, known))
     }
 
-    /// The destinations of a service.
-    fn of(&self, service: u32) -> &[(u32, DestinationInfo)] {
-        self.destinations.get(&service).map_or(&[], Vec::as_slice)
+    /// The destinations of a service, by address.
+    fn destinations(&self, service: u32) -> Vec<DestinationExtended> {
+        let infos = &self.instance.maps.destination_infos;
+        let slots = self.destinations[service as usize].iter();
+        let mut all: Vec<DestinationExtended> =
+            slots.map(|slot| self.instance.destination(*slot, &infos.read(*slot))).collect();
+        all.sort_by_key(|d| d.destination.address);
+        all
     }
 
-    fn service(&self, id: u32, known: &Known) -> ServiceExtended {
+    /// A service with its destinations.
+    fn service(&self, id: u32, known: &Known) -> (ServiceExtended, Vec<DestinationExtended>) {
         let maps = &self.instance.maps;
         let mut stats = retired(maps, id);
         let refused = refused_since(maps.refused_by_service(id), maps.retired.read(id).base);
         stats.reasons.add_counts(&refused.reasons);
-        let (mut destinations, mut usable, mut obstacle) = (0, 0, None);
-        for (slot, info) in self.of(id) {
-            stats.add(&self.instance.traffic(*slot));
-            destinations += 1;
-            match status(info) {
-                _ if info.disabled != 0 => {}
+        let destinations = self.destinations(id);
+        let (mut usable, mut obstacle) = (0, None);
+        for DestinationExtended { destination, status, stats: traffic, .. } in &destinations {
+            stats.add(traffic);
+            match status {
+                _ if destination.disabled => {}
                 DestinationStatus::Reachable => usable += 1,
-                status => obstacle = Some((octets_address(info.address), status)),
+                status => obstacle = Some((destination.address, *status)),
             }
         }
         let status = match obstacle {
             _ if usable > 0 => ServiceStatus::Forwarding,
-            _ if destinations == 0 => ServiceStatus::Empty,
+            _ if destinations.is_empty() => ServiceStatus::Empty,
             Some((address, status)) => ServiceStatus::Unreachable(address, status),
             None => ServiceStatus::Disabled,
         };
-        ServiceExtended { service: known.service.clone(), status, destinations, usable, stats }
+        let service = ServiceExtended {
+            service: known.service.clone(),
+            status,
+            destinations: destinations.len(),
+            usable,
+            stats,
+        };
+        (service, destinations)
     }
 
     fn vips(&self) -> BTreeMap<IpAddr, Vip> {
@@ -404,7 +425,7 @@ impl Found<'_> {
                 Vip { address, services: 0, stats }
             });
             vip.services += 1;
-            vip.stats.add(&self.service(*id, known).stats);
+            vip.stats.add(&self.service(*id, known).0.stats);
         }
         vips
     }

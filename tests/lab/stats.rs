@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use xvs::Client;
 use xvs::Destination;
+use xvs::DestinationExtended;
 use xvs::Service;
 use xvs::Stats;
 
@@ -129,6 +130,17 @@ fn statistics_agree_with_each_other_and_the_wire() {
     assert_eq!(sum(all.iter().map(|s| numbers(&s.stats))), total, "services");
     let of_destinations = by_destination(&balancer, &services);
     assert_eq!(sum(of_destinations.values().copied()), total, "destinations");
+    let everything = balancer.all().expect("it runs");
+    assert_eq!(everything.len(), all.len());
+    for (service, destinations) in everything {
+        let numbered = |all: &[DestinationExtended]| -> Vec<(Destination, Numbers)> {
+            all.iter().map(|d| (d.destination.clone(), numbers(&d.stats))).collect()
+        };
+        let shown = balancer.destinations(&service.service).expect("it is there");
+        assert_eq!(numbered(&destinations), numbered(&shown), "{}", service.service);
+        let counted = sum(destinations.iter().map(|d| numbers(&d.stats)));
+        assert_eq!(numbers(&service.stats), counted, "{}", service.service);
+    }
 
     for (backend, mut seen) in lab.backends.iter().zip(on_the_wire(&sniffers)) {
         let counted = sum([of_destinations[&backend.v4], of_destinations[&backend.v6]].into_iter());

@@ -87,9 +87,9 @@ fn objects(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyho
             }
         }
         Subject::Destinations => {
-            for service in instance.services()? {
+            for (service, destinations) in instance.all()? {
                 let key = service.service.key();
-                for destination in instance.destinations(&service.service)? {
+                for destination in destinations {
                     writeln!(out, "{}", output::destination(&key, &destination, &links))?;
                 }
             }
@@ -357,8 +357,8 @@ fn destinations_table(
         "RECENT",
         "STATUS",
     ]);
-    for service in instance.services()? {
-        for destination in instance.destinations(&service.service)? {
+    for (service, destinations) in instance.all()? {
+        for destination in destinations {
             let stats = &destination.stats;
             let status = destination.status;
             let disabled = if destination.destination.disabled { "disabled, " } else { "" };

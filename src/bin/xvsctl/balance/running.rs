@@ -96,15 +96,17 @@ impl Balancer {
     /// is not.
     fn check_readiness(&mut self) -> anyhow::Result<()> {
         let mut unresolved = BTreeMap::new();
-        for service in &self.services {
-            for destination in self.client.destinations(service)? {
+        let mut silent = Vec::new();
+        for (service, destinations) in self.client.all()? {
+            for destination in destinations {
                 if destination.status != DestinationStatus::Reachable {
                     unresolved.insert(destination.destination.address, destination.status);
                 }
             }
+            if service.status != ServiceStatus::Forwarding {
+                silent.push(service);
+            }
         }
-        let mut silent = self.client.services()?;
-        silent.retain(|service| service.status != ServiceStatus::Forwarding);
 
         if unresolved.is_empty() && silent.is_empty() {
             self.progress = Progress::Ready;
