@@ -25,6 +25,12 @@ mod frame;
 #[path = "packets/harness.rs"]
 #[allow(dead_code, reason = "the other benchmark uses more of it")]
 mod harness;
+#[path = "../src/hash.rs"]
+#[allow(dead_code, unused_imports, reason = "the crate uses more of it")]
+mod hash;
+#[path = "../src/maglev.rs"]
+#[allow(dead_code, unused_imports, reason = "its tests run in the crate")]
+mod maglev;
 #[path = "../tests/common/netns.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod netns;
@@ -32,6 +38,8 @@ mod netns;
 use harness::FRAME;
 use harness::Harness;
 use harness::Packets;
+use hash::HashKey;
+use maglev::Member;
 use netns::Namespace;
 
 const SERVICES: u16 = 1000;
@@ -53,7 +61,9 @@ fn main() {
          done | ip -batch -",
         xvs::Mac(MAC)
     ));
-    let figures = lb.enter(|| json!({ "services": services(), "flows": flows() }));
+    let tables = tables();
+    let figures =
+        lb.enter(|| json!({ "tables_ms": tables, "services": services(), "flows": flows() }));
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     fs::create_dir_all(&folder).expect("folders can be made");
     fs::write(folder.join("bench-control.json"), format!("{figures:#}\n"))
@@ -68,6 +78,25 @@ fn options() -> Options {
 
 fn destinations() -> Vec<Destination> {
     (2..2 + DESTINATIONS).map(|i| Destination::new([10, 1, 2, i].into())).collect()
+}
+
+/// Lookup tables over destinations of several weights, made but not written.
+fn tables() -> Value {
+    let table = |what: &str, weight: fn(u32) -> u32| {
+        let member = |i: u8| Member { address: [10, 1, 2, i].into(), weight: weight(i.into()) };
+        let members: Vec<Member> = (1..=DESTINATIONS).map(member).collect();
+        let key = HashKey::from(*b"sixteen octets!!");
+        let time = median(101, || {
+            assert_eq!(maglev::table(65_537, key, &members).len(), 65_537);
+        });
+        println!("a table of {DESTINATIONS} destinations {what}: median {time:?}");
+        ms(time)
+    };
+    json!({
+        "weights_1_to_100": table("of weights 1 to 100", |i| i),
+        "equal": table("of weight 1", |_| 1),
+        "one_of_100": table("of weight 1, but one of 100", |i| if i == 1 { 100 } else { 1 }),
+    })
 }
 
 /// Many services, and changes among them.
@@ -128,6 +157,11 @@ fn services() -> Value {
         assert_eq!(services.len(), usize::from(SERVICES) + 1);
     });
     println!("statistics of all services: median {statistics:?}");
+    let everything = median(21, || {
+        let all = client.all().expect("statistics");
+        assert_eq!(all.len(), usize::from(SERVICES) + 1);
+    });
+    println!("statistics of all services and destinations: median {everything:?}");
     json!({
         "start_ms": ms(started),
         "start_memory": memory_started.json(),
@@ -138,6 +172,7 @@ fn services() -> Value {
         "one_weight_ms": ms(weight),
         "all_weights_ms": ms(table),
         "statistics_ms": ms(statistics),
+        "all_statistics_ms": ms(everything),
     })
 }
 
