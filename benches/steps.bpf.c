@@ -361,7 +361,7 @@ static __always_inline bool step_siphash13(struct step *s)
 {
 	struct siphash h;
 
-	siphash_start(&h);
+	siphash_start(&h, settings.k0, settings.k1);
 	siphash_word(&h, s->x);
 	s->x += siphash_end(&h, s->choice, 13);
 	return true;
@@ -372,7 +372,7 @@ static __always_inline bool step_siphash37(struct step *s)
 {
 	struct siphash h;
 
-	siphash_start(&h);
+	siphash_start(&h, settings.k0, settings.k1);
 	siphash_word(&h, s->x);
 	siphash_word(&h, s->choice);
 	siphash_word(&h, s->x);

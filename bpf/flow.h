@@ -3,10 +3,10 @@
  *
  * A table is an array of groups of places, one page each (include/xvs.h). A
  * keyed hash gives a flow its group and two buckets of it; it is in the second
- * only when the first was crowded. Places are read without a
- * lock and written behind one. A reader follows a place only if the client, the
- * service and the generation of the slot all fit, and the owner has not changed
- * in between.
+ * only when the first was crowded. Places are read and written without a lock.
+ * A reader follows a place only if the client, the service and the generation
+ * of the slot all fit, and the owner has not changed in between; a writer claims
+ * a place by exchanging its owner.
  */
 #ifndef XVS_FLOW_H
 #define XVS_FLOW_H
@@ -287,16 +287,16 @@ static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 #define RANK_NEW (1ULL << 12)
 
 static __always_inline __u64 flow_rank(struct packet *p, struct xvs_flow *place,
-				       __u64 own, __u32 client, __u64 free)
+				       __u64 owner, __u64 own, __u32 client,
+				       __u64 free)
 {
-	__u64 owner = place->owner;
-	__u32 meta = place->meta;
+	__u32 meta = READ_ONCE(place->meta);
 	__u32 age;
 
 	if (owner == own && place->client == client)
 		return RANK_OWN;
 	if (!(owner & SLOT_MASK))
-		return free;
+		return owner == XVS_FLOW_BUSY ? 0 : free;
 	age = meta / XVS_FLOW_AGE % 4;
 	if (meta & XVS_FLOW_CLOSING)
 		age = 0;
@@ -311,24 +311,26 @@ static __always_inline __u32 flow_crowd(struct flow *flow, __u32 start)
 
 #pragma unroll
 	for (i = 0; i < XVS_FLOW_WAYS; i++)
-		crowd += is_nonzero(flow_place(flow, start ^ i)->owner &
-				    SLOT_MASK);
+		crowd += is_nonzero(
+			READ_ONCE(flow_place(flow, start ^ i)->owner) &
+			SLOT_MASK);
 	return crowd;
 }
 
-/* The place for a new flow, or NOWHERE when the others have as much right to
- * stay. A free place of the first bucket is found sooner later on; that of the second
- * is better only when the first is crowded.
+/* Puts the place for a new flow and its owner into the flow, or NOWHERE when the
+ * others have as much right to stay. A free place of the first bucket is found
+ * sooner later on; that of the second is better only when the first is crowded.
  */
-static __always_inline __u32 flow_choose(struct packet *p, struct flow *flow,
-					 __u64 own)
+static __always_inline void flow_choose(struct packet *p, struct flow *flow,
+					__u64 own)
 {
 	__u32 start1 = flow_start1(flow);
 	__u32 start2 = flow_start2(flow);
 	__u32 crowd1 = flow_crowd(flow, start1);
 	__u64 free2 = RANK_FREE / 2;
 	__u64 best = RANK_NEW;
-	__u32 found = NOWHERE;
+	__u64 found = NOWHERE;
+	__u64 seen = 0;
 	int i;
 
 	if (crowd1 >= XVS_FLOW_CROWDED && flow_crowd(flow, start2) < crowd1)
@@ -336,9 +338,11 @@ static __always_inline __u32 flow_choose(struct packet *p, struct flow *flow,
 #pragma unroll
 	for (i = 0; i < 2 * XVS_FLOW_WAYS; i++) {
 		bool first = i < XVS_FLOW_WAYS;
-		__u32 place = (first ? start1 : start2) ^ i % XVS_FLOW_WAYS;
-		__u64 rank = flow_rank(p, flow_place(flow, place), own,
-				       flow->client, first ? RANK_FREE : free2);
+		__u32 index = (first ? start1 : start2) ^ i % XVS_FLOW_WAYS;
+		struct xvs_flow *place = flow_place(flow, index);
+		__u64 owner = READ_ONCE(place->owner);
+		__u64 rank = flow_rank(p, place, owner, own, flow->client,
+				       first ? RANK_FREE : free2);
 		/* All ones if it is the best so far. Without a branch, of which
 		 * the verifier would follow both ways each time.
 		 */
@@ -346,70 +350,90 @@ static __always_inline __u32 flow_choose(struct packet *p, struct flow *flow,
 
 		barrier_var(better);
 		best ^= (best ^ rank) & better;
-		found ^= (found ^ place) & better;
+		found ^= (found ^ index) & better;
+		seen ^= (seen ^ owner) & better;
 	}
-	return found;
+	flow->place = found;
+	flow->owner = seen;
 }
 
-/* The lock of the flow's group. */
-static __always_inline struct xvs_flow_lock *flow_lock(struct flow *flow)
+/* Puts another owner into the flow's place if it has the one that was seen;
+ * whether it had. Before v5.12: 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf:
+ * Add instructions for atomic_[cmp]xchg") this takes a lock.
+ */
+static __always_inline bool flow_exchange(struct packet *p, struct flow *flow,
+					  __u64 owner)
 {
-	__u32 index = flow_group(flow) % XVS_FLOW_LOCKS;
+	struct xvs_flow *place = flow_place(flow, flow->place);
+	struct xvs_flow_lock *lock;
+	bool same;
+	__u32 index;
 
-	return bpf_map_lookup_elem(&flow_locks, &index);
+	if (p->exchange)
+		return __sync_val_compare_and_swap(&place->owner, flow->owner,
+						   owner) == flow->owner;
+	index = flow_group(flow) % XVS_FLOW_LOCKS;
+	lock = bpf_map_lookup_elem(&flow_locks, &index);
+	if (!lock)
+		return false;
+	bpf_spin_lock(&lock->lock);
+	same = READ_ONCE(place->owner) == flow->owner;
+	if (same)
+		WRITE_ONCE(place->owner, owner);
+	bpf_spin_unlock(&lock->lock);
+	return same;
+}
+
+/* Writes the flow to the place that it has claimed. */
+static __always_inline void flow_write(struct packet *p, struct flow *flow,
+				       __u64 own)
+{
+	struct xvs_flow *place = flow_place(flow, flow->place);
+	__u32 meta = p->now & SEEN_MASK;
+
+	if (closes(p))
+		meta |= XVS_FLOW_CLOSING;
+	WRITE_ONCE(place->client, flow->client);
+	WRITE_ONCE(place->meta, meta);
+	if (p->version == 6) {
+		__u64 *client = flow_client6(flow, flow->place);
+		__u64 *key = (__u64 *)p->key.v6.saddr;
+
+		WRITE_ONCE(client[0], key[0]);
+		WRITE_ONCE(client[1], key[1]);
+	}
+	WRITE_ONCE(place->owner, own);
+	p->stored = 1;
 }
 
 /* Stores the flow of a packet that has its destination. */
 static __always_inline void flow_store(struct packet *p, struct flow *flow)
 {
-	struct xvs_flow_lock *lock = flow_lock(flow);
 	__u64 own = flow_owner(p, flow);
-	__u32 meta = (p->now & SEEN_MASK) | (closes(p) ? XVS_FLOW_CLOSING : 0);
-	__u32 found;
+	int i;
 
-	if (!flow->places || !lock)
+	if (!flow->places)
 		return;
-	bpf_spin_lock(&lock->lock);
-	if (flow->place != NOWHERE &&
-	    flow_place(flow, flow->place)->owner == flow->owner)
-		found = flow->place;
-	else
-		found = flow_choose(p, flow, own);
-	if (found != NOWHERE) {
-		struct xvs_flow *place = flow_place(flow, found);
-
-		WRITE_ONCE(place->owner, XVS_FLOW_FREED);
-		WRITE_ONCE(place->client, flow->client);
-		WRITE_ONCE(place->meta, meta);
-		if (p->version == 6) {
-			__u64 *client = flow_client6(flow, found);
-			__u64 *key = (__u64 *)p->key.v6.saddr;
-
-			WRITE_ONCE(client[0], key[0]);
-			WRITE_ONCE(client[1], key[1]);
+	/* Another CPU may be faster; what it takes then is chosen no more. */
+#pragma unroll
+	for (i = 0; i < 2; i++) {
+		if (i || flow->place == NOWHERE) {
+			flow_choose(p, flow, own);
+			if (flow->place == NOWHERE || flow->owner == own)
+				return;
 		}
-		WRITE_ONCE(place->owner, own);
+		if (flow_exchange(p, flow, XVS_FLOW_BUSY)) {
+			flow_write(p, flow, own);
+			return;
+		}
 	}
-	bpf_spin_unlock(&lock->lock);
-	p->stored = found != NOWHERE;
 }
 
 /* Frees the flow's place, if it has one. */
-static __always_inline void flow_delete(struct flow *flow)
+static __always_inline void flow_delete(struct packet *p, struct flow *flow)
 {
-	struct xvs_flow_lock *lock;
-	struct xvs_flow *place;
-
-	if (flow->place == NOWHERE || !flow->places)
-		return;
-	lock = flow_lock(flow);
-	if (!lock)
-		return;
-	place = flow_place(flow, flow->place);
-	bpf_spin_lock(&lock->lock);
-	if (place->owner == flow->owner)
-		WRITE_ONCE(place->owner, XVS_FLOW_FREED);
-	bpf_spin_unlock(&lock->lock);
+	if (flow->place != NOWHERE && flow->places)
+		flow_exchange(p, flow, XVS_FLOW_FREED);
 }
 
 #endif

@@ -33,7 +33,9 @@ struct {
 	__type(value, struct xvs_flows6);
 } flows6 SEC(".maps");
 
-/* A lock cannot lie in memory that is mapped. */
+/* Only for kernels without atomic exchanges (bpf/flow.h). A lock cannot lie in
+ * memory that is mapped.
+ */
 struct xvs_flow_lock {
 	struct bpf_spin_lock lock;
 };
@@ -62,6 +64,17 @@ struct {
 	__type(key, struct xvs_service_key);
 	__type(value, __u32);
 } service_ids SEC(".maps");
+
+/* Ids of services by a hash of the same; the last that came has the entry. To
+ * be tried first, for it is faster.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XVS_HINTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} service_hints SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -82,6 +82,8 @@ struct packet {
 	__u32 owner;	  /* the service that has the slot */
 	__u32 stored;	  /* flows stored for it */
 	__u32 verdict;	  /* enum xdp_action, of a packet forwarded */
+	/* Whether the kernel has atomic exchanges: known when compiled. */
+	bool exchange;
 	struct xvs_cpu *cpu;
 	union flow_key key;
 };
@@ -97,15 +99,26 @@ struct walk {
 	__u8 pad;
 };
 
-static __always_inline __u32 clock_tick(void)
+/* CLOCK_MONOTONIC in ticks. All clocks that a program can ask cost more than
+ * the rest of what a flow's packet needs; jiffies are a word in memory, so
+ * packets whose time is taken say what they are in ns. v5.6:
+ * 5576b991e9c1a11d2cc21c4b94fc75ec27603896 ("bpf: Add BPF_FUNC_jiffies64")
+ */
+static __always_inline __u32 clock_tick(struct packet *p)
 {
-	/* v5.11: d055126180564a57fe533728a4e93d0cb53d49b3 ("bpf: Add
-	 * bpf_ktime_get_coarse_ns helper"); the plain clock goes with 5.10.
-	 */
-	if (bpf_core_enum_value_exists(enum bpf_func_id,
-				       BPF_FUNC_ktime_get_coarse_ns))
-		return bpf_ktime_get_coarse_ns() >> XVS_TICK_SHIFT;
-	return bpf_ktime_get_ns() >> XVS_TICK_SHIFT;
+	return (p->cpu->clock + bpf_jiffies64() * settings.jiffy_ns) >>
+	       XVS_TICK_SHIFT;
+}
+
+static __always_inline void clock_set(struct xvs_cpu *cpu, __u64 now)
+{
+	cpu->clock = now - bpf_jiffies64() * settings.jiffy_ns;
+}
+
+/* The words of an IPv6 address in one; an IPv4 address is one. */
+static __always_inline __u32 fold_address(const __u32 *words)
+{
+	return words[0] ^ words[1] ^ words[2] ^ words[3];
 }
 
 /* A number in host order, within bounds that every verifier knows. Before
@@ -261,7 +274,7 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 	if ((void *)(ip + 1) > p->end)
 		return XVS_NOT_IP;
 	daddr = ip->daddr.in6_u.u6_addr32;
-	if (!gate_has_vip(gate, daddr[0] ^ daddr[1] ^ daddr[2] ^ daddr[3]))
+	if (!gate_has_vip(gate, fold_address(daddr)))
 		return XVS_NOT_VIP;
 	p->ip6 = ip;
 	__builtin_memcpy(p->key.v6.saddr, &ip->saddr, 16);

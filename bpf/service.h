@@ -14,20 +14,60 @@ static __always_inline __u32 vip_find(struct packet *p)
 	return id ? *id : 0;
 }
 
+static __always_inline void service_key(struct packet *p,
+					struct xvs_service_key *key)
+{
+	vip_address(p, key->address);
+	if (p->version == 4) {
+		key->port = p->key.v4.dport;
+		key->protocol = p->key.v4.protocol;
+	} else {
+		key->port = p->key.v6.dport;
+		key->protocol = p->key.v6.protocol;
+	}
+}
+
+/* The id that the hints have for the service, or 0. */
+static __always_inline __u32 service_hinted(struct packet *p,
+					    struct xvs_service_key *key)
+{
+	__u32 words = p->version == 4 ? p->key.v4.daddr :
+					fold_address((__u32 *)p->key.v6.daddr);
+	__u32 port = key->port | (__u32)key->protocol << 16;
+	__u32 index = (words ^ port * 0x85ebca6b) * 0x9e3779b1 / (1U << 18);
+	__u64 *wanted = (__u64 *)key->address;
+	struct xvs_service *service;
+	__u64 *address;
+	__u64 *hint;
+	__u32 id;
+
+	hint = bpf_map_lookup_elem(&service_hints, &index);
+	if (!hint)
+		return 0;
+	id = *hint;
+	service = bpf_map_lookup_elem(&services, &id);
+	if (!service)
+		return 0;
+	address = (__u64 *)service->address;
+	/* The port is written last and goes first, so that all is of one. */
+	if (READ_ONCE(service->port) != key->port ||
+	    service->protocol != key->protocol || address[0] != wanted[0] ||
+	    address[1] != wanted[1])
+		return 0;
+	return id;
+}
+
 /* The service's id, or 0 when the VIP has none on this port. */
 static __always_inline __u32 service_find(struct packet *p)
 {
-	struct xvs_service_key key = {};
+	struct xvs_service_key key __attribute__((aligned(8))) = {};
+	__u32 hinted;
 	__u32 *id;
 
-	vip_address(p, key.address);
-	if (p->version == 4) {
-		key.port = p->key.v4.dport;
-		key.protocol = p->key.v4.protocol;
-	} else {
-		key.port = p->key.v6.dport;
-		key.protocol = p->key.v6.protocol;
-	}
+	service_key(p, &key);
+	hinted = service_hinted(p, &key);
+	if (hinted)
+		return hinted;
 	id = bpf_map_lookup_elem(&service_ids, &key);
 	return id ? *id : 0;
 }

@@ -61,7 +61,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 		return XVS_NO_DESTINATION;
 	if (is_syn(p)) {
 		/* What follows belongs to the connection that opens now. */
-		flow_delete(&flow);
+		flow_delete(p, &flow);
 		return forward(ctx, p, d, XVS_FORWARDED_SYN);
 	}
 	flow_store(p, &flow);
@@ -72,7 +72,7 @@ static __always_inline int process(struct xdp_md *ctx, struct packet *p)
 {
 	int reason;
 
-	p->now = clock_tick();
+	p->now = clock_tick(p);
 	if (p->fragment == LATER_FRAGMENT)
 		return follow_fragment(ctx, p);
 	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
@@ -161,10 +161,9 @@ static __always_inline int conclude(struct packet *p, __u32 row, int reason)
 	}
 }
 
-SEC("xdp")
-int xvs(struct xdp_md *ctx)
+static __always_inline int run(struct xdp_md *ctx, bool exchange)
 {
-	struct packet packet = {};
+	struct packet packet = { .exchange = exchange };
 	__u32 row = cpu_row();
 	__u64 began = 0;
 	int verdict;
@@ -172,8 +171,10 @@ int xvs(struct xdp_md *ctx)
 	packet.cpu = bpf_map_lookup_elem(&cpus, &row);
 	if (!packet.cpu)
 		return XDP_PASS;
-	if (!(packet.cpu->packets++ % SAMPLE))
+	if (!(packet.cpu->packets++ % SAMPLE)) {
 		began = bpf_ktime_get_ns();
+		clock_set(packet.cpu, began);
+	}
 
 	verdict = conclude(&packet, row, process_frame(ctx, &packet));
 
@@ -182,6 +183,19 @@ int xvs(struct xdp_md *ctx)
 		packet.cpu->samples++;
 	}
 	return verdict;
+}
+
+SEC("xdp")
+int xvs(struct xdp_md *ctx)
+{
+	return run(ctx, true);
+}
+
+/* For kernels that refuse a program with atomic exchanges. */
+SEC("xdp")
+int xvs_locks(struct xdp_md *ctx)
+{
+	return run(ctx, false);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -53,8 +53,10 @@ enum {
 	XVS_FLOW_CROWDED = 3,
 	/* Places in one group of 64 buckets: a page. */
 	XVS_FLOW_GROUP = 256,
-	/* Locks that those who write to a group take. */
+	/* Locks for claiming a place, where there is no other way to. */
 	XVS_FLOW_LOCKS = 4096,
+	/* Entries that say where a service may be found. */
+	XVS_HINTS = 16384,
 };
 
 /* The owner of a place in the flow table, from the low bits up: the slot of
@@ -68,6 +70,8 @@ enum xvs_flow_owner {
 	XVS_FLOW_PORT_SHIFT = 48,
 	/* Slot 0, which no flow has: a place that is free again. */
 	XVS_FLOW_FREED = 1 << 20,
+	/* Slot 0 too: a place that is being written. */
+	XVS_FLOW_BUSY = 2 << 20,
 };
 
 /* What is known of a flow, from the low bits up: the tick of its last packet,
@@ -121,6 +125,7 @@ struct xvs_settings {
 	__u32 destinations; /* slots are below this */
 	__u32 cpus;	    /* CPUs that have counters of their own */
 	__u32 pad;
+	__u64 jiffy_ns;	     /* ns in one of the kernel's jiffies */
 	__u64 icmp_interval; /* ns between ICMP errors of one CPU */
 	__u64 icmp_burst;    /* ns that a CPU may be ahead of that */
 };
@@ -190,9 +195,7 @@ struct xvs_chunk {
 	__u32 slot[XVS_CHUNK];
 };
 
-/* A flow's place. It is written behind a lock and read without one: its owner
- * goes first and comes back last.
- */
+/* A flow's place. Its owner goes first and comes back last when it is written. */
 struct xvs_flow {
 	__u64 owner; /* enum xvs_flow_owner; 0: never used */
 	/* The client's IPv4 address as it is on the wire, or the high half of
@@ -202,8 +205,8 @@ struct xvs_flow {
 	__u32 meta; /* enum xvs_flow_meta */
 };
 
-/* Places that share a lock, in buckets of XVS_FLOW_WAYS. Two buckets of one
- * group can have a flow, the second only if the first was crowded.
+/* Places in buckets of XVS_FLOW_WAYS, all in one page. Two buckets of one group
+ * can have a flow, the second only if the first was crowded.
  */
 struct xvs_flows4 {
 	struct xvs_flow places[XVS_FLOW_GROUP];
@@ -248,7 +251,8 @@ struct xvs_cpu {
 	__u64 sample_ns; /* time spent on the sampled packets */
 	__u64 samples;
 	__u64 icmp_next; /* ns when the next ICMP error is due */
-	__u64 pad[4];
+	__u64 clock;	 /* ns of CLOCK_MONOTONIC when jiffies were 0 */
+	__u64 pad[3];
 };
 
 /* Counters of one service or VIP on one CPU: packets not forwarded. */

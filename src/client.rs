@@ -43,6 +43,7 @@ use crate::bpf::Sizes;
 use crate::bpf::Tick;
 use crate::bpf::program_name;
 use crate::census;
+use crate::clock::jiffy_ns;
 use crate::clock::now_ns;
 use crate::config::MAX_PREFIXES;
 use crate::control::Control;
@@ -482,6 +483,7 @@ fn settings(options: &Options) -> Result<Settings> {
         services: options.services + 1,
         destinations: options.destinations + 1,
         cpus: host::cpus()?,
+        jiffy_ns: jiffy_ns(),
         icmp_interval: interval,
         // A tenth of a second's worth at once.
         icmp_burst: 100_000_000,

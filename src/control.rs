@@ -368,6 +368,8 @@ impl Control {
                 let _ = self.maps.vip_ids.remove(&address_octets(key.address));
             }
             self.forget_service(key);
+        } else {
+            self.maps.service_hints.write(gate::hint_index(key), &u64::from(id));
         }
         result
     }

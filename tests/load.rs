@@ -61,6 +61,14 @@ fn jited(program: BorrowedFd<'_>) -> u32 {
     info.jited_prog_len
 }
 
+/// Whether programs may have atomic exchanges: from 5.12 on.
+fn has_exchange() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("it has a number");
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (5, 12)
+}
+
 /// An object's programs, loaded with a log of a level: the log of each, and
 /// the octets of its machine code.
 fn load(path: &Path, level: u32, room: usize) -> Result<Vec<(String, String, u32)>, Vec<String>> {
@@ -78,6 +86,11 @@ fn load(path: &Path, level: u32, room: usize) -> Result<Vec<(String, String, u32
     }
     let mut logs = Vec::new();
     for mut program in open.progs_mut() {
+        if program.name() == "xvs" && !has_exchange() {
+            println!("xvs: not for this kernel, which has no atomic exchanges");
+            program.set_autoload(false);
+            continue;
+        }
         program.set_log_level(level);
         let mut log = vec![0_u8; room];
         set_log(&program, &mut log);

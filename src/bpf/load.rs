@@ -12,6 +12,7 @@ use super::Attachment;
 use super::Directory;
 use super::Maps;
 use super::pin::PROGRAM;
+use super::probe;
 use super::skeleton::XvsSkelBuilder;
 use super::types::Settings;
 use crate::Error;
@@ -98,6 +99,9 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         rodata.settings = settings;
     }
 
+    let exchange = probe::has_exchange();
+    open.progs.xvs.set_autoload(exchange);
+    open.progs.xvs_locks.set_autoload(!exchange);
     let mut skeleton = open.load().map_err(fault)?;
     let pinned = |map: &mut libbpf_rs::MapMut<'_>, name: &'static str| {
         map.pin(directory.pin(name)).map_err(|error| Error::Map {
@@ -115,6 +119,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.flow_locks, "flow_locks"),
         (&mut maps.destinations, "destinations"),
         (&mut maps.service_ids, "service_ids"),
+        (&mut maps.service_hints, "service_hints"),
         (&mut maps.services, "services"),
         (&mut maps.tables, "tables"),
         (&mut maps.vip_ids, "vip_ids"),
@@ -130,11 +135,11 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
     ] {
         pinned(map, name)?;
     }
-    skeleton.progs.xvs.pin(directory.pin(PROGRAM)).map_err(fault)?;
+    let progs = &mut skeleton.progs;
+    let program = if exchange { &mut progs.xvs } else { &mut progs.xvs_locks };
+    program.pin(directory.pin(PROGRAM)).map_err(fault)?;
     let maps = Maps::pinned(directory.path())?;
-    let program = skeleton
-        .progs
-        .xvs
+    let program = program
         .as_fd()
         .try_clone_to_owned()
         .map_err(|source| Error::System { call: "dup", source })?;

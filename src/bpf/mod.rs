@@ -9,6 +9,7 @@ mod hash;
 mod load;
 mod maps;
 mod pin;
+mod probe;
 mod types;
 
 pub(crate) use array::Array;

@@ -55,6 +55,7 @@ macro_rules! records {
 
 records! {
     u32: 4,
+    u64: 8,
     [u8; 16]: 16,
     Chunk: 4000,
     ChunkKey: 8,
@@ -65,7 +66,7 @@ records! {
     FlowGroup6: 8192,
     Gate: 8704,
     Gauge: 16,
-    InstanceRecord: 1656,
+    InstanceRecord: 1664,
     PrefixRecord: 32,
     Refused: 192,
     Retired: 448,

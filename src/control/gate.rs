@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::Control;
 use crate::Mac;
+use crate::ServiceKey;
 use crate::bpf::Gate;
 
 impl Control {
@@ -33,13 +34,26 @@ impl Control {
 
 /// The bit of an address, as `gate_has_vip` in `bpf/packet.h` finds it.
 fn filter_bit(address: IpAddr) -> u32 {
-    let hash = match address {
+    folded(address).wrapping_mul(GOLDEN) >> 16
+}
+
+/// The entry of a service's hint, as `service_hinted` in `bpf/service.h` finds it.
+pub(super) fn hint_index(key: ServiceKey) -> u32 {
+    let port = u32::from(key.port.to_be()) | u32::from(key.protocol.number()) << 16;
+    (folded(key.address) ^ port.wrapping_mul(0x85eb_ca6b)).wrapping_mul(GOLDEN) >> 18
+}
+
+/// 2^32 divided by the golden ratio, which spreads numbers well.
+const GOLDEN: u32 = 0x9e37_79b1;
+
+/// The words of an address in one.
+fn folded(address: IpAddr) -> u32 {
+    match address {
         IpAddr::V4(v4) => u32::from_ne_bytes(v4.octets()),
         IpAddr::V6(v6) => {
             let octets = v6.octets();
             let (words, _) = octets.as_chunks::<4>();
-            words.iter().fold(0, |hash, word| hash ^ u32::from_ne_bytes(*word))
+            words.iter().fold(0, |all, word| all ^ u32::from_ne_bytes(*word))
         }
-    };
-    hash.wrapping_mul(0x9e37_79b1) >> 16
+    }
 }
