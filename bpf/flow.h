@@ -26,7 +26,7 @@
 
 /* Where a flow is, or could be. */
 struct flow {
-	struct xvs_flow *places; /* of its group */
+	void *group;
 	__u64 hash;
 	__u32 client; /* as in struct xvs_flow */
 	__u32 meta;   /* of the flow, when it lives */
@@ -35,21 +35,22 @@ struct flow {
 	__u64 owner; /* of the place */
 };
 
-/* Addresses, ports and the protocol in the order that is hashed, and zeros
- * after them.
- */
+/* Addresses, ports and the protocol without anything in between. */
 static __always_inline __u64 hash_tuple(struct packet *p, __u64 k0, __u64 k1)
 {
+	__u64 last = p->key.ports | (__u64)p->key.protocol << 32;
 	struct siphash h;
 
 	siphash_start(&h, k0, k1);
-	siphash_word(&h, p->key.words[0]);
-	if (p->version == 4)
-		return siphash_end(&h, p->key.words[1], 13);
-	siphash_word(&h, p->key.words[1]);
-	siphash_word(&h, p->key.words[2]);
-	siphash_word(&h, p->key.words[3]);
-	return siphash_end(&h, p->key.words[4], 37);
+	if (p->version == 4) {
+		siphash_word(&h, p->key.saddr[0] | p->key.daddr[0] << 32);
+		return siphash_end(&h, last, 13);
+	}
+	siphash_word(&h, p->key.saddr[0]);
+	siphash_word(&h, p->key.saddr[1]);
+	siphash_word(&h, p->key.daddr[0]);
+	siphash_word(&h, p->key.daddr[1]);
+	return siphash_end(&h, last, 37);
 }
 
 /* The destination of a slot; who has it goes into the packet, read at once. */
@@ -70,20 +71,23 @@ static __always_inline struct xvs_destination *slot_owner(struct packet *p,
 }
 
 /* A place of the flow's group. The verifier must see the bounds. */
-static __always_inline struct xvs_flow *flow_place(struct flow *flow,
-						   __u32 place)
+static __always_inline struct xvs_flow *
+flow_place(struct packet *p, struct flow *flow, __u32 place)
 {
 	asm volatile("%0 &= 255" : "+r"(place));
-	return flow->places + place;
+	if (p->version == 4)
+		return flow->group + place * sizeof(struct xvs_flow);
+	return flow->group + (place << 5 & 0x1f80) + (place << 4 & 0x30);
 }
 
-/* The client's IPv6 address of a place, in two words. */
+/* The client's IPv6 address of a place: as far behind it as all of the bucket's
+ * places are long.
+ */
 static __always_inline __u64 *flow_client6(struct flow *flow, __u32 place)
 {
-	struct xvs_flows6 *group = (void *)flow->places;
-
 	asm volatile("%0 &= 255" : "+r"(place));
-	return (__u64 *)group->clients[place];
+	return flow->group + (place << 5 & 0x1f80) + (place << 4 & 0x30) +
+	       XVS_FLOW_WAYS * sizeof(struct xvs_flow);
 }
 
 /* The places of the first bucket are start ^ 0 to start ^ 3. All bits of the
@@ -102,9 +106,8 @@ static __always_inline __u32 flow_start2(struct flow *flow)
 static __always_inline __u64 flow_owner(struct packet *p, struct flow *flow)
 {
 	__u64 check = (flow->hash + p->generation) & CHECK_MASK;
-	__be16 port = p->version == 4 ? p->key.v4.sport : p->key.v6.sport;
 
-	return (__u64)port << XVS_FLOW_PORT_SHIFT |
+	return (__u64)source_port(p) << XVS_FLOW_PORT_SHIFT |
 	       check << XVS_FLOW_SLOT_BITS | p->slot;
 }
 
@@ -122,13 +125,13 @@ static __always_inline bool flow_locate(struct packet *p, struct flow *flow)
 	flow->place = NOWHERE;
 	group = flow_group(flow);
 	if (p->version == 4) {
-		flow->client = p->key.v4.saddr;
-		flow->places = bpf_map_lookup_elem(&flows4, &group);
+		flow->client = p->key.saddr[0];
+		flow->group = bpf_map_lookup_elem(&flows4, &group);
 	} else {
 		flow->client = flow->hash >> 32;
-		flow->places = bpf_map_lookup_elem(&flows6, &group);
+		flow->group = bpf_map_lookup_elem(&flows6, &group);
 	}
-	return flow->places;
+	return flow->group;
 }
 
 /* Whether the destination is one of the packet's service. */
@@ -136,14 +139,12 @@ static __always_inline bool is_of_service(struct packet *p,
 					  struct xvs_destination *d)
 {
 	__u64 *address = (__u64 *)d->address;
-	__u64 *key = (__u64 *)p->key.v6.daddr;
 
+	if (d->port != destination_port(p) || d->protocol != p->key.protocol)
+		return false;
 	if (p->version == 4)
-		return *(__be32 *)(d->address + 12) == p->key.v4.daddr &&
-		       d->port == p->key.v4.dport &&
-		       d->protocol == p->key.v4.protocol;
-	return address[0] == key[0] && address[1] == key[1] &&
-	       d->port == p->key.v6.dport && d->protocol == p->key.v6.protocol;
+		return address[1] >> 32 == p->key.daddr[0];
+	return address[0] == p->key.daddr[0] && address[1] == p->key.daddr[1];
 }
 
 /* The destination of the flow in a place of its client; NULL if that is
@@ -156,10 +157,9 @@ flow_check(struct packet *p, struct flow *flow, __u32 place, __u64 owner)
 
 	if (p->version == 6) {
 		__u64 *client = flow_client6(flow, place);
-		__u64 *key = (__u64 *)p->key.v6.saddr;
 
-		if (READ_ONCE(client[0]) != key[0] ||
-		    READ_ONCE(client[1]) != key[1])
+		if (READ_ONCE(client[0]) != p->key.saddr[0] ||
+		    READ_ONCE(client[1]) != p->key.saddr[1])
 			return NULL;
 	}
 	d = slot_owner(p, owner & SLOT_MASK);
@@ -174,12 +174,12 @@ flow_check(struct packet *p, struct flow *flow, __u32 place, __u64 owner)
 static __always_inline struct xvs_destination *
 flow_look(struct packet *p, struct flow *flow, __u32 start)
 {
-	__be16 port = p->version == 4 ? p->key.v4.sport : p->key.v6.sport;
+	__be16 port = source_port(p);
 	int i;
 
 #pragma unroll
 	for (i = 0; i < XVS_FLOW_WAYS; i++) {
-		struct xvs_flow *place = flow_place(flow, start ^ i);
+		struct xvs_flow *place = flow_place(p, flow, start ^ i);
 		__u64 owner = READ_ONCE(place->owner);
 		struct xvs_destination *d;
 
@@ -205,7 +205,8 @@ static __always_inline __u32 is_nonzero(__u64 word)
 /* Whether flows of a bucket can be in their second one: so many of its places
  * have ever been used. No place is ever unused again.
  */
-static __always_inline bool flow_may_be_second(struct flow *flow, __u32 start)
+static __always_inline bool flow_may_be_second(struct packet *p,
+					       struct flow *flow, __u32 start)
 {
 	__u32 used = 0;
 	int i;
@@ -213,7 +214,7 @@ static __always_inline bool flow_may_be_second(struct flow *flow, __u32 start)
 #pragma unroll
 	for (i = 0; i < XVS_FLOW_WAYS; i++)
 		used += is_nonzero(
-			READ_ONCE(flow_place(flow, start ^ i)->owner));
+			READ_ONCE(flow_place(p, flow, start ^ i)->owner));
 	return used >= XVS_FLOW_CROWDED;
 }
 
@@ -235,7 +236,7 @@ static __always_inline struct xvs_destination *flow_find(struct packet *p,
 	if (!flow_locate(p, flow))
 		return NULL;
 	d = flow_look(p, flow, flow_start1(flow));
-	if (!d && flow_may_be_second(flow, flow_start1(flow)))
+	if (!d && flow_may_be_second(p, flow, flow_start1(flow)))
 		d = flow_look(p, flow, flow_start2(flow));
 	if (!d)
 		return NULL;
@@ -273,7 +274,7 @@ static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 	if (closes(p))
 		meta |= XVS_FLOW_CLOSING;
 	if (meta != flow->meta)
-		WRITE_ONCE(flow_place(flow, flow->place)->meta, meta);
+		WRITE_ONCE(flow_place(p, flow, flow->place)->meta, meta);
 }
 
 /* How well a place can be taken: the ticks that its flow has been silent, less
@@ -304,7 +305,8 @@ static __always_inline __u64 flow_rank(struct packet *p, struct xvs_flow *place,
 }
 
 /* How many places of a bucket have a flow. */
-static __always_inline __u32 flow_crowd(struct flow *flow, __u32 start)
+static __always_inline __u32 flow_crowd(struct packet *p, struct flow *flow,
+					__u32 start)
 {
 	__u32 crowd = 0;
 	int i;
@@ -312,7 +314,7 @@ static __always_inline __u32 flow_crowd(struct flow *flow, __u32 start)
 #pragma unroll
 	for (i = 0; i < XVS_FLOW_WAYS; i++)
 		crowd += is_nonzero(
-			READ_ONCE(flow_place(flow, start ^ i)->owner) &
+			READ_ONCE(flow_place(p, flow, start ^ i)->owner) &
 			SLOT_MASK);
 	return crowd;
 }
@@ -326,20 +328,20 @@ static __always_inline void flow_choose(struct packet *p, struct flow *flow,
 {
 	__u32 start1 = flow_start1(flow);
 	__u32 start2 = flow_start2(flow);
-	__u32 crowd1 = flow_crowd(flow, start1);
+	__u32 crowd1 = flow_crowd(p, flow, start1);
 	__u64 free2 = RANK_FREE / 2;
 	__u64 best = RANK_NEW;
 	__u64 found = NOWHERE;
 	__u64 seen = 0;
 	int i;
 
-	if (crowd1 >= XVS_FLOW_CROWDED && flow_crowd(flow, start2) < crowd1)
+	if (crowd1 >= XVS_FLOW_CROWDED && flow_crowd(p, flow, start2) < crowd1)
 		free2 = RANK_FREE * 2;
 #pragma unroll
 	for (i = 0; i < 2 * XVS_FLOW_WAYS; i++) {
 		bool first = i < XVS_FLOW_WAYS;
 		__u32 index = (first ? start1 : start2) ^ i % XVS_FLOW_WAYS;
-		struct xvs_flow *place = flow_place(flow, index);
+		struct xvs_flow *place = flow_place(p, flow, index);
 		__u64 owner = READ_ONCE(place->owner);
 		__u64 rank = flow_rank(p, place, owner, own, flow->client,
 				       first ? RANK_FREE : free2);
@@ -364,7 +366,7 @@ static __always_inline void flow_choose(struct packet *p, struct flow *flow,
 static __always_inline bool flow_exchange(struct packet *p, struct flow *flow,
 					  __u64 owner)
 {
-	struct xvs_flow *place = flow_place(flow, flow->place);
+	struct xvs_flow *place = flow_place(p, flow, flow->place);
 	struct xvs_flow_lock *lock;
 	bool same;
 	__u32 index;
@@ -388,7 +390,7 @@ static __always_inline bool flow_exchange(struct packet *p, struct flow *flow,
 static __always_inline void flow_write(struct packet *p, struct flow *flow,
 				       __u64 own)
 {
-	struct xvs_flow *place = flow_place(flow, flow->place);
+	struct xvs_flow *place = flow_place(p, flow, flow->place);
 	__u32 meta = p->now & SEEN_MASK;
 
 	if (closes(p))
@@ -397,10 +399,9 @@ static __always_inline void flow_write(struct packet *p, struct flow *flow,
 	WRITE_ONCE(place->meta, meta);
 	if (p->version == 6) {
 		__u64 *client = flow_client6(flow, flow->place);
-		__u64 *key = (__u64 *)p->key.v6.saddr;
 
-		WRITE_ONCE(client[0], key[0]);
-		WRITE_ONCE(client[1], key[1]);
+		WRITE_ONCE(client[0], p->key.saddr[0]);
+		WRITE_ONCE(client[1], p->key.saddr[1]);
 	}
 	WRITE_ONCE(place->owner, own);
 	p->stored = 1;
@@ -412,7 +413,7 @@ static __always_inline void flow_store(struct packet *p, struct flow *flow)
 	__u64 own = flow_owner(p, flow);
 	int i;
 
-	if (!flow->places)
+	if (!flow->group)
 		return;
 	/* Another CPU may be faster; what it takes then is chosen no more. */
 #pragma unroll
@@ -432,7 +433,7 @@ static __always_inline void flow_store(struct packet *p, struct flow *flow)
 /* Frees the flow's place, if it has one. */
 static __always_inline void flow_delete(struct packet *p, struct flow *flow)
 {
-	if (flow->place != NOWHERE && flow->places)
+	if (flow->place != NOWHERE && flow->group)
 		flow_exchange(p, flow, XVS_FLOW_FREED);
 }
 

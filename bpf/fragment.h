@@ -6,7 +6,7 @@
 static __always_inline void fragment_key(struct packet *p,
 					 struct xvs_fragment_key *key)
 {
-	vip_address(p, key->daddr);
+	vip_address(p, (__u64 *)key->daddr);
 	if (p->version == 4) {
 		*(__be32 *)key->saddr = p->ip4->saddr;
 	} else {
@@ -18,7 +18,7 @@ static __always_inline void fragment_key(struct packet *p,
 
 static __always_inline void fragment_store(struct packet *p)
 {
-	struct xvs_fragment_key key = {};
+	struct xvs_fragment_key key __attribute__((aligned(8))) = {};
 	struct xvs_fragment fragment = {
 		.slot = p->slot,
 		.generation = p->generation,
@@ -33,7 +33,7 @@ static __always_inline void fragment_store(struct packet *p)
 static __always_inline struct xvs_destination *
 fragment_destination(struct packet *p)
 {
-	struct xvs_fragment_key key = {};
+	struct xvs_fragment_key key __attribute__((aligned(8))) = {};
 	struct xvs_fragment *first;
 	struct xvs_destination *d;
 

@@ -19,27 +19,16 @@ static __always_inline int parse_quote4(struct packet *p, void *quote,
 	header = ip->ihl * 4;
 	if (ip->version != 4 || header < sizeof(*ip) || left < header + 4)
 		return XVS_ICMP_UNOWNED;
-	if (ip->saddr != p->key.v4.daddr || ip->frag_off & bpf_htons(0x1fff) ||
+	if (ip->saddr != p->key.daddr[0] || ip->frag_off & bpf_htons(0x1fff) ||
 	    (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP))
 		return XVS_ICMP_UNOWNED;
 
 	ports = quote + header;
 	if ((void *)&ports->len > p->end)
 		return XVS_ICMP_UNOWNED;
-	p->key.v4.saddr = ip->daddr;
+	p->key.saddr[0] = ip->daddr;
 	set_ports(p, ports->dest, ports->source, ip->protocol);
 	return CONTINUE;
-}
-
-/* Without memcmp, whose argument would keep the packet in memory. */
-static __always_inline bool is_daddr6(struct packet *p,
-				      const struct in6_addr *address)
-{
-	const __u32 *words = address->in6_u.u6_addr32;
-	const __u32 *key = (const __u32 *)p->key.v6.daddr;
-
-	return words[0] == key[0] && words[1] == key[1] && words[2] == key[2] &&
-	       words[3] == key[3];
 }
 
 static __always_inline int parse_quote6(struct xdp_md *ctx, struct packet *p,
@@ -48,10 +37,13 @@ static __always_inline int parse_quote6(struct xdp_md *ctx, struct packet *p,
 	struct ipv6hdr *ip = quote;
 	struct walk walk = {};
 	struct udphdr *ports;
+	const __u64 *address;
 
 	if (left < sizeof(*ip) || (void *)(ip + 1) > p->end)
 		return XVS_ICMP_UNOWNED;
-	if (ip->version != 6 || !is_daddr6(p, &ip->saddr))
+	address = (const __u64 *)&ip->saddr;
+	if (ip->version != 6 || address[0] != p->key.daddr[0] ||
+	    address[1] != p->key.daddr[1])
 		return XVS_ICMP_UNOWNED;
 
 	walk.offset = p->offset + sizeof(struct icmp6hdr) + sizeof(*ip);
@@ -67,7 +59,9 @@ static __always_inline int parse_quote6(struct xdp_md *ctx, struct packet *p,
 	ports = (void *)p->eth + walk.offset;
 	if ((void *)&ports->len > p->end)
 		return XVS_ICMP_UNOWNED;
-	__builtin_memcpy(p->key.v6.saddr, &ip->daddr, 16);
+	address = (const __u64 *)&ip->daddr;
+	p->key.saddr[0] = address[0];
+	p->key.saddr[1] = address[1];
 	set_ports(p, ports->dest, ports->source, walk.next);
 	return CONTINUE;
 }

@@ -100,14 +100,14 @@ static __always_inline int reply_echo(struct packet *p)
 	if (p->version == 4) {
 		struct iphdr *ip = p->ip4;
 
-		ip->daddr = p->key.v4.saddr;
-		ip->saddr = p->key.v4.daddr;
+		ip->daddr = p->key.saddr[0];
+		ip->saddr = p->key.daddr[0];
 		ip->check = update_sum(ip->check, bpf_htons(ip->ttl << 8),
 				       bpf_htons(REPLY_TTL << 8));
 		ip->ttl = REPLY_TTL;
 	} else {
-		__builtin_memcpy(&p->ip6->daddr, p->key.v6.saddr, 16);
-		__builtin_memcpy(&p->ip6->saddr, p->key.v6.daddr, 16);
+		__builtin_memcpy(&p->ip6->daddr, p->key.saddr, 16);
+		__builtin_memcpy(&p->ip6->saddr, p->key.daddr, 16);
 		p->ip6->hop_limit = REPLY_TTL;
 	}
 	return XVS_ECHO_REPLIED;

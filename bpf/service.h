@@ -6,7 +6,7 @@
 /* The VIP's id, or 0 when the packet is for none. */
 static __always_inline __u32 vip_find(struct packet *p)
 {
-	__u8 address[16] __attribute__((aligned(8)));
+	__u64 address[2];
 	__u32 *id;
 
 	vip_address(p, address);
@@ -14,27 +14,12 @@ static __always_inline __u32 vip_find(struct packet *p)
 	return id ? *id : 0;
 }
 
-static __always_inline void service_key(struct packet *p,
-					struct xvs_service_key *key)
-{
-	vip_address(p, key->address);
-	if (p->version == 4) {
-		key->port = p->key.v4.dport;
-		key->protocol = p->key.v4.protocol;
-	} else {
-		key->port = p->key.v6.dport;
-		key->protocol = p->key.v6.protocol;
-	}
-}
-
 /* The id that the hints have for the service, or 0. */
 static __always_inline __u32 service_hinted(struct packet *p,
 					    struct xvs_service_key *key)
 {
-	__u32 words = p->version == 4 ? p->key.v4.daddr :
-					fold_address((__u32 *)p->key.v6.daddr);
 	__u32 port = key->port | (__u32)key->protocol << 16;
-	__u32 index = (words ^ port * 0x85ebca6b) * 0x9e3779b1 / (1U << 18);
+	__u32 index = (fold_daddr(p) ^ port * 0x85ebca6b) * 0x9e3779b1 >> 18;
 	__u64 *wanted = (__u64 *)key->address;
 	struct xvs_service *service;
 	__u64 *address;
@@ -49,10 +34,11 @@ static __always_inline __u32 service_hinted(struct packet *p,
 	if (!service)
 		return 0;
 	address = (__u64 *)service->address;
-	/* The port is written last and goes first, so that all is of one. */
+	/* The port is written last, so that what follows is of the same. */
 	if (READ_ONCE(service->port) != key->port ||
-	    service->protocol != key->protocol || address[0] != wanted[0] ||
-	    address[1] != wanted[1])
+	    service->protocol != key->protocol ||
+	    READ_ONCE(address[0]) != wanted[0] ||
+	    READ_ONCE(address[1]) != wanted[1])
 		return 0;
 	return id;
 }
@@ -64,7 +50,9 @@ static __always_inline __u32 service_find(struct packet *p)
 	__u32 hinted;
 	__u32 *id;
 
-	service_key(p, &key);
+	vip_address(p, (__u64 *)key.address);
+	key.port = destination_port(p);
+	key.protocol = p->key.protocol;
 	hinted = service_hinted(p, &key);
 	if (hinted)
 		return hinted;
@@ -78,9 +66,9 @@ static __always_inline __u64 hash_source(struct packet *p)
 
 	siphash_start(&h, settings.k0, settings.k1);
 	if (p->version == 4)
-		return siphash_end(&h, p->key.v4.saddr, 4);
-	siphash_word(&h, p->key.words[0]);
-	siphash_word(&h, p->key.words[1]);
+		return siphash_end(&h, p->key.saddr[0], 4);
+	siphash_word(&h, p->key.saddr[0]);
+	siphash_word(&h, p->key.saddr[1]);
 	return siphash_end(&h, 0, 16);
 }
 

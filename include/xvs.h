@@ -51,7 +51,7 @@ enum {
 	 * that has fewer.
 	 */
 	XVS_FLOW_CROWDED = 3,
-	/* Places in one group of 64 buckets: a page. */
+	/* Places in one group of 64 buckets: a page, or two. */
 	XVS_FLOW_GROUP = 256,
 	/* Locks for claiming a place, where there is no other way to. */
 	XVS_FLOW_LOCKS = 4096,
@@ -205,17 +205,20 @@ struct xvs_flow {
 	__u32 meta; /* enum xvs_flow_meta */
 };
 
-/* Places in buckets of XVS_FLOW_WAYS, all in one page. Two buckets of one group
- * can have a flow, the second only if the first was crowded.
+/* Two buckets of one group can have a flow, the second only if the first was
+ * crowded.
  */
 struct xvs_flows4 {
 	struct xvs_flow places[XVS_FLOW_GROUP];
 };
 
+struct xvs_bucket6 {
+	struct xvs_flow places[XVS_FLOW_WAYS];
+	__u8 clients[XVS_FLOW_WAYS][16]; /* their addresses */
+};
+
 struct xvs_flows6 {
-	struct xvs_flow places[XVS_FLOW_GROUP];
-	/* The client's address of each. */
-	__u8 clients[XVS_FLOW_GROUP][16];
+	struct xvs_bucket6 buckets[XVS_FLOW_GROUP / XVS_FLOW_WAYS];
 };
 
 /* A packet that comes in fragments. */

@@ -115,22 +115,25 @@ impl Maps {
         place: usize,
         secret: HashKey,
     ) -> Option<Place<'a>> {
-        let owner = &words[2 * place];
+        let v4 = words.len() == 2 * GROUP;
+        let (bucket, way) = (place / BUCKET, place % BUCKET);
+        let at = 2 * if v4 { place } else { 2 * bucket * BUCKET + way };
+        let owner = &words[at];
         let seen_owner = owner.load(Ordering::Acquire);
         let slot = (seen_owner & SLOT) as u32;
         if slot == 0 {
             return None;
         }
-        let word = words[2 * place + 1].load(Ordering::Acquire);
-        let source = match words.get(2 * GROUP..) {
-            None | Some([]) => IpAddr::V4(Ipv4Addr::from((word as u32).to_ne_bytes())),
-            Some(clients) => {
-                let half = |i: usize| clients[2 * place + i].load(Ordering::Acquire).to_ne_bytes();
-                let mut octets = [0; 16];
-                octets[..8].copy_from_slice(&half(0));
-                octets[8..].copy_from_slice(&half(1));
-                IpAddr::V6(Ipv6Addr::from(octets))
-            }
+        let word = words[at + 1].load(Ordering::Acquire);
+        let source = if v4 {
+            IpAddr::V4(Ipv4Addr::from((word as u32).to_ne_bytes()))
+        } else {
+            // Behind all places of the bucket.
+            let half = |i: usize| words[at + 2 * BUCKET + i].load(Ordering::Acquire).to_ne_bytes();
+            let mut octets = [0; 16];
+            octets[..8].copy_from_slice(&half(0));
+            octets[8..].copy_from_slice(&half(1));
+            IpAddr::V6(Ipv6Addr::from(octets))
         };
         if owner.load(Ordering::Acquire) != seen_owner {
             // It is being written.

@@ -30,5 +30,8 @@ pub(super) fn has_exchange() -> bool {
         )
     };
     // SAFETY: a number that is not negative is a new file's, owned by nobody.
-    fd >= 0 && { drop(unsafe { OwnedFd::from_raw_fd(fd) }); true }
+    fd >= 0 && {
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        true
+    }
 }

@@ -355,16 +355,16 @@ impl Dataplane {
     /// The entry of a flow, whether it lives or not; none when its
     /// destination is gone.
     pub fn flow(&self, key: &FlowKey) -> Option<FlowEntry> {
-        let (group, place) = self.tables.find(key)?;
+        let (group, at) = self.tables.find(key)?;
         let words = self.tables.group(key.is_v4(), group);
-        Some(FlowEntry { owner: words[2 * place], word: words[2 * place + 1] })
+        Some(FlowEntry { owner: words[at], word: words[at + 1] })
     }
 
     /// Writes the entry of a flow.
     pub fn set_flow(&self, key: &FlowKey, entry: &FlowEntry) {
-        let (group, place) = self.tables.find(key).expect("the flow is there");
+        let (group, at) = self.tables.find(key).expect("the flow is there");
         let mut words = self.tables.group(key.is_v4(), group);
-        words[2 * place + 1] = entry.word;
+        words[at + 1] = entry.word;
         self.tables.set_group(key.is_v4(), group, &words);
     }
 

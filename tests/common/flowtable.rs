@@ -107,18 +107,18 @@ impl FlowTables {
         Self { v4: map("flows4"), v6: map("flows6"), destinations: map("destinations"), secret }
     }
 
-    /// The group and the place of a flow.
+    /// The group of a flow, and the first word of its place there.
     pub fn find(&self, key: &FlowKey) -> Option<(u32, usize)> {
         let (hash, group, places) = self.candidates(key);
         let words = self.group(key.is_v4(), group);
         let port = u64::from(key.client.port().to_be());
         places.into_iter().find_map(|place| {
-            let (owner, word) = (words[2 * place], words[2 * place + 1]);
+            let at = Self::at(key.is_v4(), place);
+            let (owner, word) = (words[at], words[at + 1]);
             let client: Vec<u8> = if key.is_v4() {
                 (word as u32).to_ne_bytes().to_vec()
             } else {
-                let from = 2 * Self::GROUP + 2 * place;
-                words[from..from + 2].iter().flat_map(|half| half.to_ne_bytes()).collect()
+                words[at + 8..at + 10].iter().flat_map(|half| half.to_ne_bytes()).collect()
             };
             let slot = owner & 0xf_ffff;
             let destination = read(&self.destinations, slot as u32);
@@ -127,8 +127,14 @@ impl FlowTables {
             let same = slot != 0
                 && owner == port << 48 | check << 20 | slot
                 && client == octets(key.client.ip());
-            same.then_some((group, place))
+            same.then_some((group, at))
         })
+    }
+
+    /// The first word of a place: in a table of IPv6 four addresses follow four
+    /// places.
+    const fn at(v4: bool, place: usize) -> usize {
+        if v4 { 2 * place } else { place / 4 * 16 + place % 4 * 2 }
     }
 
     /// A flow's hash, its group, and the places that it can have there.
@@ -150,8 +156,11 @@ impl FlowTables {
     pub fn make_known(&self, v4: bool) {
         for group in 0..self.v4.max_entries() {
             let mut words = self.group(v4, group);
-            for word in words[..2 * Self::GROUP].chunks_mut(2).filter(|place| place[0] != 0) {
-                word[1] |= 3 << 56;
+            for place in 0..Self::GROUP {
+                let at = Self::at(v4, place);
+                if words[at] != 0 {
+                    words[at + 1] |= 3 << 56;
+                }
             }
             self.set_group(v4, group, &words);
         }
