@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /* Flows: which destination a client's packets went to so far.
  *
- * A table is an array of groups of places, one page each (include/xvs.h). A
- * keyed hash gives a flow its group and two buckets of it; it is in the second
- * only when the first was crowded. Places are read and written without a lock.
- * A reader follows a place only if the client, the service and the generation
- * of the slot all fit, and the owner has not changed in between; a writer claims
- * a place by exchanging its owner.
+ * A table is an array of groups of places, one page each (include/xvs.h), and
+ * another of the tags of these places. A keyed hash gives a flow its group, two
+ * buckets of it, and its tag; it is in the second bucket only when the first was
+ * crowded. Nothing is locked. A reader follows a place only if the client, the
+ * service and the generation of the slot all fit, and the owner has not changed
+ * in between. A writer claims a place by one atomic exchange: of a free place's
+ * tag, or of the owner of one that is not free.
  */
 #ifndef XVS_FLOW_H
 #define XVS_FLOW_H
@@ -27,6 +28,8 @@
 /* Where a flow is, or could be. */
 struct flow {
 	void *group;
+	struct xvs_tags *tags; /* of the group */
+	__u64 seen; /* tags of the first bucket when it was looked through */
 	__u64 hash;
 	__u32 client; /* as in struct xvs_flow */
 	__u32 meta;   /* of the flow, when it lives */
@@ -103,6 +106,56 @@ static __always_inline __u32 flow_start2(struct flow *flow)
 	return flow_start1(flow) ^ ((flow->hash >> 34 & 0xfc) | 4);
 }
 
+/* The word with the tags of a bucket. */
+static __always_inline __u64 *flow_tags(struct flow *flow, __u32 start)
+{
+	start /= XVS_FLOW_WAYS;
+	asm volatile("%0 &= 63" : "+r"(start));
+	return &flow->tags->buckets[start];
+}
+
+static __always_inline __u64 flow_tag(struct flow *flow)
+{
+	return (flow->hash >> 8 & 0xffff) | 1;
+}
+
+/* The bits of a place in the word of its bucket. */
+static __always_inline __u32 tag_shift(__u32 place)
+{
+	return place % XVS_FLOW_WAYS * 16;
+}
+
+static __always_inline __u64 tag_of(__u64 tags, __u32 place)
+{
+	return tags >> tag_shift(place) & 0xffff;
+}
+
+static __always_inline __u64 tags_with(__u64 tags, __u32 place, __u64 tag)
+{
+	return (tags & ~(0xffffULL << tag_shift(place))) |
+	       tag << tag_shift(place);
+}
+
+/* Whether a bucket has a tag, which is not 0. */
+static __always_inline bool tags_have(__u64 tags, __u64 tag)
+{
+	tags ^= tag * 0x0001000100010001ULL;
+	return (tags - 0x0001000100010001ULL) & ~tags & 0x8000800080008000ULL;
+}
+
+/* How many places of a bucket have a flow: tags that are odd. */
+static __always_inline __u32 tags_flows(__u64 tags)
+{
+	return (tags & 0x0001000100010001ULL) * 0x0001000100010001ULL >> 48;
+}
+
+/* How many have ever had one: tags that are not 0. */
+static __always_inline __u32 tags_used(__u64 tags)
+{
+	tags |= (tags & 0x7fff7fff7fff7fffULL) + 0x7fff7fff7fff7fffULL;
+	return tags_flows(tags >> 15);
+}
+
 static __always_inline __u64 flow_owner(struct packet *p, struct flow *flow)
 {
 	__u64 check = (flow->hash + p->generation) & CHECK_MASK;
@@ -127,11 +180,13 @@ static __always_inline bool flow_locate(struct packet *p, struct flow *flow)
 	if (p->version == 4) {
 		flow->client = p->key.saddr[0];
 		flow->group = bpf_map_lookup_elem(&flows4, &group);
+		flow->tags = bpf_map_lookup_elem(&tags4, &group);
 	} else {
 		flow->client = flow->hash >> 32;
 		flow->group = bpf_map_lookup_elem(&flows6, &group);
+		flow->tags = bpf_map_lookup_elem(&tags6, &group);
 	}
-	return flow->group;
+	return flow->group && flow->tags;
 }
 
 /* Whether the destination is one of the packet's service. */
@@ -172,18 +227,22 @@ flow_check(struct packet *p, struct flow *flow, __u32 place, __u64 owner)
 
 /* Looks through one bucket. */
 static __always_inline struct xvs_destination *
-flow_look(struct packet *p, struct flow *flow, __u32 start)
+flow_look(struct packet *p, struct flow *flow, __u32 start, __u64 tags)
 {
-	__be16 port = source_port(p);
+	__u64 tag = flow_tag(flow);
 	int i;
 
 #pragma unroll
 	for (i = 0; i < XVS_FLOW_WAYS; i++) {
-		struct xvs_flow *place = flow_place(p, flow, start ^ i);
-		__u64 owner = READ_ONCE(place->owner);
 		struct xvs_destination *d;
+		struct xvs_flow *place;
+		__u64 owner;
 
-		if (owner >> XVS_FLOW_PORT_SHIFT != port ||
+		if (tag_of(tags, start ^ i) != tag)
+			continue;
+		place = flow_place(p, flow, start ^ i);
+		owner = READ_ONCE(place->owner);
+		if (owner >> XVS_FLOW_PORT_SHIFT != source_port(p) ||
 		    READ_ONCE(place->client) != flow->client)
 			continue;
 		d = flow_check(p, flow, start ^ i, owner);
@@ -194,28 +253,6 @@ flow_look(struct packet *p, struct flow *flow, __u32 start)
 		return READ_ONCE(place->owner) == owner ? d : NULL;
 	}
 	return NULL;
-}
-
-/* 1 unless the word is 0, without a branch. */
-static __always_inline __u32 is_nonzero(__u64 word)
-{
-	return (word | -word) >> 63;
-}
-
-/* Whether flows of a bucket can be in their second one: so many of its places
- * have ever been used. No place is ever unused again.
- */
-static __always_inline bool flow_may_be_second(struct packet *p,
-					       struct flow *flow, __u32 start)
-{
-	__u32 used = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < XVS_FLOW_WAYS; i++)
-		used += is_nonzero(
-			READ_ONCE(flow_place(p, flow, start ^ i)->owner));
-	return used >= XVS_FLOW_CROWDED;
 }
 
 /* Ticks since the last packet of a place's flow. */
@@ -232,12 +269,18 @@ static __always_inline struct xvs_destination *flow_find(struct packet *p,
 							 struct flow *flow)
 {
 	struct xvs_destination *d;
+	__u64 tags;
 
 	if (!flow_locate(p, flow))
 		return NULL;
-	d = flow_look(p, flow, flow_start1(flow));
-	if (!d && flow_may_be_second(p, flow, flow_start1(flow)))
-		d = flow_look(p, flow, flow_start2(flow));
+	tags = READ_ONCE(*flow_tags(flow, flow_start1(flow)));
+	flow->seen = tags;
+	d = flow_look(p, flow, flow_start1(flow), tags);
+	/* No place is ever unused again. */
+	if (!d && tags_used(tags) >= XVS_FLOW_CROWDED) {
+		tags = READ_ONCE(*flow_tags(flow, flow_start2(flow)));
+		d = flow_look(p, flow, flow_start2(flow), tags);
+	}
 	if (!d)
 		return NULL;
 	if (flow_silence(p, flow->meta) >
@@ -277,118 +320,51 @@ static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 		WRITE_ONCE(flow_place(p, flow, flow->place)->meta, meta);
 }
 
-/* How well a place can be taken: the ticks that its flow has been silent, less
- * the better known it is. Each later tick that it was seen in, up to three,
- * counts as much as a 16th of the silence. So what was seen once goes before
- * what was seen again, and no flood takes the place of a flow that sends at
- * all.
- */
-#define RANK_OWN (1ULL << 62)
-#define RANK_FREE (1ULL << 60)
-#define RANK_NEW (1ULL << 12)
-
-static __always_inline __u64 flow_rank(struct packet *p, struct xvs_flow *place,
-				       __u64 owner, __u64 own, __u32 client,
-				       __u64 free)
-{
-	__u32 meta = READ_ONCE(place->meta);
-	__u32 age;
-
-	if (owner == own && place->client == client)
-		return RANK_OWN;
-	if (!(owner & SLOT_MASK))
-		return owner == XVS_FLOW_BUSY ? 0 : free;
-	age = meta / XVS_FLOW_AGE % 4;
-	if (meta & XVS_FLOW_CLOSING)
-		age = 0;
-	return (flow_silence(p, meta) + 1ULL) << (12 - 4 * age);
-}
-
-/* How many places of a bucket have a flow. */
-static __always_inline __u32 flow_crowd(struct packet *p, struct flow *flow,
-					__u32 start)
-{
-	__u32 crowd = 0;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < XVS_FLOW_WAYS; i++)
-		crowd += is_nonzero(
-			READ_ONCE(flow_place(p, flow, start ^ i)->owner) &
-			SLOT_MASK);
-	return crowd;
-}
-
-/* Puts the place for a new flow and its owner into the flow, or NOWHERE when the
- * others have as much right to stay. A free place of the first bucket is found
- * sooner later on; that of the second is better only when the first is crowded.
- */
-static __always_inline void flow_choose(struct packet *p, struct flow *flow,
-					__u64 own)
-{
-	__u32 start1 = flow_start1(flow);
-	__u32 start2 = flow_start2(flow);
-	__u32 crowd1 = flow_crowd(p, flow, start1);
-	__u64 free2 = RANK_FREE / 2;
-	__u64 best = RANK_NEW;
-	__u64 found = NOWHERE;
-	__u64 seen = 0;
-	int i;
-
-	if (crowd1 >= XVS_FLOW_CROWDED && flow_crowd(p, flow, start2) < crowd1)
-		free2 = RANK_FREE * 2;
-#pragma unroll
-	for (i = 0; i < 2 * XVS_FLOW_WAYS; i++) {
-		bool first = i < XVS_FLOW_WAYS;
-		__u32 index = (first ? start1 : start2) ^ i % XVS_FLOW_WAYS;
-		struct xvs_flow *place = flow_place(p, flow, index);
-		__u64 owner = READ_ONCE(place->owner);
-		__u64 rank = flow_rank(p, place, owner, own, flow->client,
-				       first ? RANK_FREE : free2);
-		/* All ones if it is the best so far. Without a branch, of which
-		 * the verifier would follow both ways each time.
-		 */
-		__u64 better = (__s64)(best - rank) >> 63;
-
-		barrier_var(better);
-		best ^= (best ^ rank) & better;
-		found ^= (found ^ index) & better;
-		seen ^= (seen ^ owner) & better;
-	}
-	flow->place = found;
-	flow->owner = seen;
-}
-
-/* Puts another owner into the flow's place if it has the one that was seen;
- * whether it had. Before v5.12: 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf:
- * Add instructions for atomic_[cmp]xchg") this takes a lock.
+/* Puts another value into a word if it has the one that was seen; whether it
+ * had. Before v5.12: 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add
+ * instructions for atomic_[cmp]xchg") this takes a lock.
  */
 static __always_inline bool flow_exchange(struct packet *p, struct flow *flow,
-					  __u64 owner)
+					  __u64 *word, __u64 seen, __u64 value)
 {
-	struct xvs_flow *place = flow_place(p, flow, flow->place);
 	struct xvs_flow_lock *lock;
-	bool same;
 	__u32 index;
+	bool same;
 
 	if (p->exchange)
-		return __sync_val_compare_and_swap(&place->owner, flow->owner,
-						   owner) == flow->owner;
+		return __sync_val_compare_and_swap(word, seen, value) == seen;
 	index = flow_group(flow) % XVS_FLOW_LOCKS;
 	lock = bpf_map_lookup_elem(&flow_locks, &index);
 	if (!lock)
 		return false;
 	bpf_spin_lock(&lock->lock);
-	same = READ_ONCE(place->owner) == flow->owner;
+	same = READ_ONCE(*word) == seen;
 	if (same)
-		WRITE_ONCE(place->owner, owner);
+		WRITE_ONCE(*word, value);
 	bpf_spin_unlock(&lock->lock);
 	return same;
 }
 
+/* Gives a claimed place its tag. Others may be changing those of its bucket. */
+static __always_inline bool flow_set_tag(struct packet *p, struct flow *flow,
+					 __u64 tag)
+{
+	__u64 *word = flow_tags(flow, flow->place);
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 3; i++) {
+		__u64 tags = READ_ONCE(*word);
+
+		if (flow_exchange(p, flow, word, tags,
+				  tags_with(tags, flow->place, tag)))
+			return true;
+	}
+	return false;
+}
+
 /* Writes the flow to the place that it has claimed. */
-static __always_inline void flow_write(struct packet *p, struct flow *flow,
-				       __u64 own)
+static __always_inline void flow_write(struct packet *p, struct flow *flow)
 {
 	struct xvs_flow *place = flow_place(p, flow, flow->place);
 	__u32 meta = p->now & SEEN_MASK;
@@ -403,38 +379,148 @@ static __always_inline void flow_write(struct packet *p, struct flow *flow,
 		WRITE_ONCE(client[0], p->key.saddr[0]);
 		WRITE_ONCE(client[1], p->key.saddr[1]);
 	}
-	WRITE_ONCE(place->owner, own);
+	WRITE_ONCE(place->owner, flow_owner(p, flow));
 	p->stored = 1;
 }
+
+/* A free place of a bucket, or NOWHERE. */
+static __always_inline __u64 flow_free_place(__u32 start, __u64 tags)
+{
+	int i;
+
+#pragma unroll
+	for (i = 0; i < XVS_FLOW_WAYS; i++)
+		if (!(tag_of(tags, start ^ i) & ~(__u64)XVS_TAG_FREED))
+			return start ^ i;
+	return NOWHERE;
+}
+
+/* Claims a free place; false if there is none. Of the two buckets the first is
+ * better, as it is looked through first, unless it is crowded and the second
+ * has fewer flows. Places themselves are not read here.
+ */
+static __always_inline bool flow_claim(struct packet *p, struct flow *flow)
+{
+	__u64 tag = flow_tag(flow);
+	int i;
+
+	/* Another CPU may have been faster, even with the same flow. */
+#pragma unroll
+	for (i = 0; i < 2; i++) {
+		__u32 start = flow_start1(flow);
+		__u32 start2 = flow_start2(flow);
+		__u64 tags = i ? READ_ONCE(*flow_tags(flow, start)) :
+				 flow->seen;
+		__u64 tags2 = READ_ONCE(*flow_tags(flow, start2));
+		__u32 flows = tags_flows(tags);
+
+		if (i && (tags_have(tags, tag) || tags_have(tags2, tag)))
+			return true;
+		if (flows >= XVS_FLOW_CROWDED && tags_flows(tags2) < flows) {
+			start = start2;
+			tags = tags2;
+		}
+		flow->place = flow_free_place(start, tags);
+		if (flow->place == NOWHERE)
+			return false;
+		if (flow_exchange(p, flow, flow_tags(flow, start), tags,
+				  tags_with(tags, flow->place, tag))) {
+			flow_write(p, flow);
+			return true;
+		}
+	}
+	return true;
+}
+
+/* How well a place can be taken from its flow: the ticks that this has been
+ * silent, less the better known it is. Each later tick that it was seen in, up
+ * to three, counts as much as a 16th of the silence. So what was seen once goes
+ * before what was seen again, and no flood takes the place of a flow that sends
+ * at all.
+ */
+#define RANK_NEW (1ULL << 12)
+
+static __always_inline __u64 flow_rank(struct packet *p, __u64 owner,
+				       __u32 meta)
+{
+	__u32 age = meta / XVS_FLOW_AGE % 4;
+
+	/* It is being written. */
+	if (!(owner & SLOT_MASK))
+		return 0;
+	if (meta & XVS_FLOW_CLOSING)
+		age = 0;
+	return (flow_silence(p, meta) + 1ULL) << (12 - 4 * age);
+}
+
+/* Takes the place of another flow, unless all have as much right to stay. */
+static __always_inline void flow_replace(struct packet *p, struct flow *flow)
+{
+	__u64 best = RANK_NEW;
+	__u64 found = NOWHERE;
+	__u64 seen = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 2 * XVS_FLOW_WAYS; i++) {
+		__u32 start = i < XVS_FLOW_WAYS ? flow_start1(flow) :
+						  flow_start2(flow);
+		__u32 index = start ^ i % XVS_FLOW_WAYS;
+		struct xvs_flow *place = flow_place(p, flow, index);
+		__u64 owner = READ_ONCE(place->owner);
+		__u64 rank = flow_rank(p, owner, READ_ONCE(place->meta));
+		/* All ones if it is the best so far. Without a branch, of which
+		 * the verifier would follow both ways each time.
+		 */
+		__u64 better = (__s64)(best - rank) >> 63;
+
+		barrier_var(better);
+		best ^= (best ^ rank) & better;
+		found ^= (found ^ index) & better;
+		seen ^= (seen ^ owner) & better;
+	}
+	if (found == NOWHERE)
+		return;
+	flow->place = found;
+	if (!flow_exchange(p, flow, &flow_place(p, flow, found)->owner, seen,
+			   XVS_FLOW_BUSY))
+		return;
+	if (flow_set_tag(p, flow, flow_tag(flow)))
+		flow_write(p, flow);
+	/* Else the census frees the place, whose owner is no flow's. */
+}
+
+/* Of packets whose flow finds no free place, one in so many may look for another
+ * flow's, which costs more than all else: a flow has many packets, a flood has
+ * many flows.
+ */
+#define REPLACE_ONE_IN 8
 
 /* Stores the flow of a packet that has its destination. */
 static __always_inline void flow_store(struct packet *p, struct flow *flow)
 {
-	__u64 own = flow_owner(p, flow);
-	int i;
-
-	if (!flow->group)
+	if (!flow->group || !flow->tags)
 		return;
-	/* Another CPU may be faster; what it takes then is chosen no more. */
-#pragma unroll
-	for (i = 0; i < 2; i++) {
-		if (i || flow->place == NOWHERE) {
-			flow_choose(p, flow, own);
-			if (flow->place == NOWHERE || flow->owner == own)
-				return;
-		}
-		if (flow_exchange(p, flow, XVS_FLOW_BUSY)) {
-			flow_write(p, flow, own);
-			return;
-		}
+	if (flow->place != NOWHERE) {
+		/* It has the tag already. */
+		if (flow_exchange(p, flow,
+				  &flow_place(p, flow, flow->place)->owner,
+				  flow->owner, XVS_FLOW_BUSY))
+			flow_write(p, flow);
+		return;
 	}
+	if (!flow_claim(p, flow) && !(p->cpu->packets % REPLACE_ONE_IN))
+		flow_replace(p, flow);
 }
 
 /* Frees the flow's place, if it has one. */
 static __always_inline void flow_delete(struct packet *p, struct flow *flow)
 {
-	if (flow->place != NOWHERE && flow->group)
-		flow_exchange(p, flow, XVS_FLOW_FREED);
+	if (flow->place == NOWHERE || !flow->group || !flow->tags)
+		return;
+	if (flow_exchange(p, flow, &flow_place(p, flow, flow->place)->owner,
+			  flow->owner, XVS_FLOW_FREED))
+		flow_set_tag(p, flow, XVS_TAG_FREED);
 }
 
 #endif

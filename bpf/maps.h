@@ -33,6 +33,22 @@ struct {
 	__type(value, struct xvs_flows6);
 } flows6 SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_tags);
+} tags4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_tags);
+} tags6 SEC(".maps");
+
 /* Only for kernels without atomic exchanges (bpf/flow.h). A lock cannot lie in
  * memory that is mapped.
  */

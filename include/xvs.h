@@ -85,6 +85,14 @@ enum xvs_flow_meta {
 	XVS_FLOW_CLOSING = 1 << 26,
 };
 
+/* What the 16 bits of a place in the word of its bucket say. A flow's tag is
+ * odd, and follows from its hash.
+ */
+enum xvs_flow_tag {
+	XVS_TAG_UNUSED = 0, /* nothing has ever been there */
+	XVS_TAG_FREED = 2,
+};
+
 /* What became of a packet. The verdict follows from the reason. */
 enum xvs_reason {
 	/* passed to the host's stack */
@@ -212,6 +220,13 @@ struct xvs_flows4 {
 	struct xvs_flow places[XVS_FLOW_GROUP];
 };
 
+/* What is in a group's places, each bucket in one word: a packet that has no
+ * flow finds that out here.
+ */
+struct xvs_tags {
+	__u64 buckets[XVS_FLOW_GROUP / XVS_FLOW_WAYS];
+};
+
 struct xvs_bucket6 {
 	struct xvs_flow places[XVS_FLOW_WAYS];
 	__u8 clients[XVS_FLOW_WAYS][16]; /* their addresses */
@@ -319,7 +334,9 @@ struct xvs_instance {
 	enum xvs_tick tick;
 	enum xvs_flow_owner flow_owner;
 	enum xvs_flow_meta flow_meta;
+	enum xvs_flow_tag flow_tag;
 	__u32 process;
+	__u32 pad;
 	/* Odd while counters move from one record to another: what is read
 	 * meanwhile does not add up.
 	 */

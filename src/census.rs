@@ -17,9 +17,10 @@ const LONGEST: Duration = Duration::from_secs(4);
 
 /// Runs until the client is dropped.
 pub(crate) fn run(shared: &Shared, maps: &Maps) {
+    let mut leftover = flows::Leftover::default();
     loop {
         let start = Instant::now();
-        flows::count(maps, || shared.stopped());
+        flows::count(maps, &mut leftover, || shared.stopped());
         if shared.wait_for_stop((start.elapsed() * 10).clamp(SHORTEST, LONGEST)) {
             return;
         }

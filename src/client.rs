@@ -35,6 +35,7 @@ use crate::bpf::Dataplane;
 use crate::bpf::Directory;
 use crate::bpf::FlowMeta;
 use crate::bpf::FlowOwner;
+use crate::bpf::FlowTag;
 use crate::bpf::InstanceRecord;
 use crate::bpf::Layout;
 use crate::bpf::ReasonCode;
@@ -145,6 +146,7 @@ impl Client {
                 tick: Tick::XVS_TICK_SHIFT,
                 flow_owner: FlowOwner::XVS_FLOW_SLOT_BITS,
                 flow_meta: FlowMeta::XVS_FLOW_SEEN_BITS,
+                flow_tag: FlowTag::XVS_TAG_UNUSED,
                 process: process::id(),
                 started_ns: now_ns(),
                 settings,

@@ -9,6 +9,7 @@ use crate::Instance;
 use crate::Protocol;
 use crate::Result;
 use crate::ServiceKey;
+use crate::bpf::At;
 use crate::bpf::Gauge;
 use crate::bpf::Maps;
 use crate::bpf::StoredFlow;
@@ -89,18 +90,30 @@ const fn is_dead(flow: &StoredFlow, now: u32) -> bool {
     flow.silence(now) > flow.limit() + MARGIN
 }
 
+/// What a count of all flows leaves for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Leftover {
+    /// Places that were half-written. What still is has been left so.
+    half_written: Vec<At>,
+}
+
 /// Counts all flows by destination, writes what has changed for readers, and
 /// frees the places of dead flows, unless it is stopped before it is done.
-pub(crate) fn count(maps: &Maps, stopped: impl Fn() -> bool) {
+pub(crate) fn count(maps: &Maps, leftover: &mut Leftover, stopped: impl Fn() -> bool) {
     /// So many flows are counted between two looks at `stopped`.
     const LOOK: u32 = 4096;
     let now = now_tick();
     let mut places = 0u32;
+    let before = std::mem::take(&mut leftover.half_written);
     let mut gauges = vec![Gauge::default(); maps.gauges.len() as usize];
     maps.for_each_flow(|place| {
         places = places.wrapping_add(1);
         if places.is_multiple_of(LOOK) && stopped() {
             return ControlFlow::Break(());
+        }
+        if place.is_half_written() && !before.contains(&place.at) {
+            leftover.half_written.push(place.at);
+            return ControlFlow::Continue(());
         }
         let Some(flow) = place.flow.as_ref().filter(|flow| !is_dead(flow, now)) else {
             place.free();

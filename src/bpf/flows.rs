@@ -20,6 +20,7 @@ const SLOT: u64 = (1 << FlowOwner::XVS_FLOW_SLOT_BITS.0) - 1;
 const CHECK: u64 = (1 << FlowOwner::XVS_FLOW_CHECK_BITS.0) - 1;
 const SEEN: u32 = (1 << FlowMeta::XVS_FLOW_SEEN_BITS.0) - 1;
 const FREED: u64 = FlowOwner::XVS_FLOW_FREED.0 as u64;
+const FREED_TAG: u64 = FlowTag::XVS_TAG_FREED.0 as u64;
 
 /// Ticks by which a CPU's clock may be ahead of this one.
 const AHEAD: u32 = 16;
@@ -55,26 +56,52 @@ impl StoredFlow {
     }
 }
 
+/// Which place of which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    v4: bool,
+    group: u32,
+    place: usize,
+}
+
 /// What a place of a table has; a place that nothing is in is not told of.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
+    pub(crate) at: At,
     owner: &'a AtomicU64,
     seen_owner: u64,
-    /// `None` when the destination that it went to is gone.
+    tags: &'a AtomicU64,
+    /// `None` when the destination that it went to is gone, or nothing is there
+    /// but a tag: somebody is writing the place, or stopped half-way.
     pub(crate) flow: Option<StoredFlow>,
 }
 
 impl Place<'_> {
+    /// Whether there is a tag and no owner.
+    pub(crate) const fn is_half_written(&self) -> bool {
+        self.seen_owner & SLOT == 0
+    }
+
     /// Frees the place for others, unless it has been taken since it was read.
     /// Its flow must be dead for the data plane too.
     pub(crate) fn free(&self) {
-        let _ = self.owner.compare_exchange(
+        // In this order: while there is a tag and no owner, nobody takes it.
+        let freed = self.owner.compare_exchange(
             self.seen_owner,
             FREED,
-            Ordering::Relaxed,
+            Ordering::AcqRel,
             Ordering::Relaxed,
         );
+        if freed.is_ok() {
+            let shift = tag_shift(self.at.place);
+            let free = |tags| Some(tags & !(0xffff << shift) | FREED_TAG << shift);
+            let _ = self.tags.fetch_update(Ordering::AcqRel, Ordering::Relaxed, free);
+        }
     }
+}
+
+const fn tag_shift(place: usize) -> usize {
+    place % BUCKET * 16
 }
 
 impl Maps {
@@ -87,49 +114,50 @@ impl Maps {
         let bits = |from: u32| (hash >> from) as usize % GROUP;
         let start = bits(26);
         let other = start ^ ((bits(34) & !(BUCKET - 1)) | BUCKET);
-        let words = match key.source {
-            IpAddr::V4(_) => self.flows4.words(group),
-            IpAddr::V6(_) => self.flows6.words(group),
-        };
         [start, other]
             .into_iter()
             .flat_map(|start| (0..BUCKET).map(move |way| start ^ way))
-            .filter_map(|place| self.place(words, place, secret)?.flow)
+            .map(|place| At { v4: key.source.is_ipv4(), group, place })
+            .filter_map(|at| self.place(at, secret)?.flow)
             .find(|flow| flow.key == *key)
     }
 
     /// Calls `each` with every place in use, of both families, until it breaks.
     pub(crate) fn for_each_flow(&self, mut each: impl FnMut(&Place<'_>) -> ControlFlow<()>) {
         let secret = self.flow_secret();
-        let groups = (0..self.flows4.len()).map(|group| self.flows4.words(group));
-        let groups = groups.chain((0..self.flows6.len()).map(|group| self.flows6.words(group)));
-        let _ = groups
-            .flat_map(|words| (0..GROUP).filter_map(move |place| self.place(words, place, secret)))
+        let tables = [(true, self.flows4.len()), (false, self.flows6.len())];
+        let _ = tables
+            .into_iter()
+            .flat_map(|(v4, groups)| (0..groups).map(move |group| (v4, group)))
+            .flat_map(|(v4, group)| (0..GROUP).map(move |place| At { v4, group, place }))
+            .filter_map(|at| self.place(at, secret))
             .try_for_each(|place| each(&place));
     }
 
-    /// A place of a group, if something is in it.
-    fn place<'a>(
-        &self,
-        words: &'a [AtomicU64],
-        place: usize,
-        secret: HashKey,
-    ) -> Option<Place<'a>> {
-        let v4 = words.len() == 2 * GROUP;
-        let (bucket, way) = (place / BUCKET, place % BUCKET);
-        let at = 2 * if v4 { place } else { 2 * bucket * BUCKET + way };
-        let owner = &words[at];
-        let seen_owner = owner.load(Ordering::Acquire);
-        let slot = (seen_owner & SLOT) as u32;
-        if slot == 0 {
+    /// A place, if something is in it.
+    fn place(&self, at: At, secret: HashKey) -> Option<Place<'_>> {
+        let (bucket, way) = (at.place / BUCKET, at.place % BUCKET);
+        let tags = if at.v4 { &self.tags4 } else { &self.tags6 };
+        let tags = &tags.words(at.group)[bucket];
+        if tags.load(Ordering::Acquire) >> tag_shift(at.place) & 1 == 0 {
             return None;
         }
-        let word = words[at + 1].load(Ordering::Acquire);
-        let source = if v4 {
+        let (words, first) = match at.v4 {
+            true => (self.flows4.words(at.group), 2 * at.place),
+            false => (self.flows6.words(at.group), 2 * (2 * bucket * BUCKET + way)),
+        };
+        let owner = &words[first];
+        let seen_owner = owner.load(Ordering::Acquire);
+        if seen_owner & SLOT == 0 {
+            return Some(Place { at, owner, seen_owner, tags, flow: None });
+        }
+        let word = words[first + 1].load(Ordering::Acquire);
+        let source = if at.v4 {
             IpAddr::V4(Ipv4Addr::from((word as u32).to_ne_bytes()))
         } else {
             // Behind all places of the bucket.
-            let half = |i: usize| words[at + 2 * BUCKET + i].load(Ordering::Acquire).to_ne_bytes();
+            let half =
+                |i: usize| words[first + 2 * BUCKET + i].load(Ordering::Acquire).to_ne_bytes();
             let mut octets = [0; 16];
             octets[..8].copy_from_slice(&half(0));
             octets[8..].copy_from_slice(&half(1));
@@ -140,7 +168,7 @@ impl Maps {
             return None;
         }
         let flow = self.stored(source, seen_owner, (word >> 32) as u32, secret);
-        Some(Place { owner, seen_owner, flow })
+        Some(Place { at, owner, seen_owner, tags, flow })
     }
 
     fn stored(&self, source: IpAddr, owner: u64, meta: u32, secret: HashKey) -> Option<StoredFlow> {

@@ -77,6 +77,8 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
     for (map, entries) in [
         (&mut maps.flows4, settings.flow_groups),
         (&mut maps.flows6, settings.flow_groups),
+        (&mut maps.tags4, settings.flow_groups),
+        (&mut maps.tags6, settings.flow_groups),
         (&mut maps.destinations, settings.destinations),
         (&mut maps.service_ids, settings.services),
         (&mut maps.services, settings.services),
@@ -116,6 +118,8 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.gate, "gate"),
         (&mut maps.flows4, "flows4"),
         (&mut maps.flows6, "flows6"),
+        (&mut maps.tags4, "tags4"),
+        (&mut maps.tags6, "tags6"),
         (&mut maps.flow_locks, "flow_locks"),
         (&mut maps.destinations, "destinations"),
         (&mut maps.service_ids, "service_ids"),

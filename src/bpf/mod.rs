@@ -15,6 +15,7 @@ mod types;
 pub(crate) use array::Array;
 pub(crate) use attach::Attachment;
 pub(crate) use attach::program_name;
+pub(crate) use flows::At;
 pub(crate) use flows::FlowKey;
 pub(crate) use flows::StoredFlow;
 pub(crate) use hash::Hash;

@@ -12,6 +12,7 @@ pub(crate) use super::skeleton::types::xvs_destination as DestinationRecord;
 pub(crate) use super::skeleton::types::xvs_destination_info as DestinationInfo;
 pub(crate) use super::skeleton::types::xvs_flow_meta as FlowMeta;
 pub(crate) use super::skeleton::types::xvs_flow_owner as FlowOwner;
+pub(crate) use super::skeleton::types::xvs_flow_tag as FlowTag;
 pub(crate) use super::skeleton::types::xvs_flows4 as FlowGroup4;
 pub(crate) use super::skeleton::types::xvs_flows6 as FlowGroup6;
 pub(crate) use super::skeleton::types::xvs_gate as Gate;
@@ -27,6 +28,7 @@ pub(crate) use super::skeleton::types::xvs_service as ServiceRecord;
 pub(crate) use super::skeleton::types::xvs_service_key as ServiceKeyRecord;
 pub(crate) use super::skeleton::types::xvs_settings as Settings;
 pub(crate) use super::skeleton::types::xvs_status as StatusCode;
+pub(crate) use super::skeleton::types::xvs_tags as FlowTags;
 pub(crate) use super::skeleton::types::xvs_tick as Tick;
 pub(crate) use super::skeleton::types::xvs_traffic as Traffic;
 
@@ -64,9 +66,10 @@ records! {
     DestinationInfo: 104,
     FlowGroup4: 4096,
     FlowGroup6: 8192,
+    FlowTags: 512,
     Gate: 8704,
     Gauge: 16,
-    InstanceRecord: 1664,
+    InstanceRecord: 1672,
     PrefixRecord: 32,
     Refused: 192,
     Retired: 448,

@@ -88,6 +88,8 @@ impl FlowEntry {
 pub struct FlowTables {
     v4: MapHandle,
     v6: MapHandle,
+    tags4: MapHandle,
+    tags6: MapHandle,
     destinations: MapHandle,
     secret: [u8; 16],
 }
@@ -101,10 +103,17 @@ impl FlowTables {
         let map = |name: &str| {
             MapHandle::from_pinned_path(pins.join(name)).expect("the map is pinned by its name")
         };
-        // In the settings, after six numbers, two times and the hash's key.
+        // In the settings, after eight numbers, two times and the hash's key.
         let instance = read(&map("instance"), 0);
-        let secret = instance[56..72].try_into().expect("16 octets");
-        Self { v4: map("flows4"), v6: map("flows6"), destinations: map("destinations"), secret }
+        let secret = instance[64..80].try_into().expect("16 octets");
+        Self {
+            v4: map("flows4"),
+            v6: map("flows6"),
+            tags4: map("tags4"),
+            tags6: map("tags6"),
+            destinations: map("destinations"),
+            secret,
+        }
     }
 
     /// The group of a flow, and the first word of its place there.
@@ -124,7 +133,10 @@ impl FlowTables {
             let destination = read(&self.destinations, slot as u32);
             let generation = u32::from_ne_bytes(destination[..4].try_into().expect("4 octets"));
             let check = hash.wrapping_add(generation.into()) & 0xfff_ffff;
+            let tags = read(if key.is_v4() { &self.tags4 } else { &self.tags6 }, group);
+            let tag = u16::from_ne_bytes([tags[2 * place], tags[2 * place + 1]]);
             let same = slot != 0
+                && tag == (hash >> 8) as u16 | 1
                 && owner == port << 48 | check << 20 | slot
                 && client == octets(key.client.ip());
             same.then_some((group, at))
