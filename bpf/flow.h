@@ -29,7 +29,7 @@
 struct flow {
 	void *group;
 	struct xvs_tags *tags; /* of the group */
-	__u64 seen; /* tags of the first bucket when it was looked through */
+	__u64 seen; /* tags of the first bucket, when nothing was found */
 	__u64 hash;
 	__u32 client; /* as in struct xvs_flow */
 	__u32 meta;   /* of the flow, when it lives */
@@ -264,6 +264,30 @@ static __always_inline __u32 flow_silence(struct packet *p, __u32 meta)
 	return silence > SEEN_MASK - SEEN_AHEAD ? 0 : silence;
 }
 
+/* Whether the packet probably has no flow. Reading tags first makes a packet with
+ * a flow slower, and one without faster, for there are far fewer cache lines of
+ * tags. The result is the same.
+ */
+#define MISSES_MANY 32
+#define MISSES_MOST 64
+
+static __always_inline bool flow_unlikely(struct packet *p)
+{
+	return is_syn(p) || p->cpu->misses > MISSES_MANY;
+}
+
+static __always_inline void flow_missed(struct packet *p)
+{
+	if (p->cpu->misses < MISSES_MOST)
+		p->cpu->misses += 2;
+}
+
+static __always_inline void flow_hit(struct packet *p)
+{
+	if (p->cpu->misses)
+		p->cpu->misses--;
+}
+
 /* The flow's destination while the flow lives, or NULL. */
 static __always_inline struct xvs_destination *flow_find(struct packet *p,
 							 struct flow *flow)
@@ -273,13 +297,18 @@ static __always_inline struct xvs_destination *flow_find(struct packet *p,
 
 	if (!flow_locate(p, flow))
 		return NULL;
-	tags = READ_ONCE(*flow_tags(flow, flow_start1(flow)));
-	flow->seen = tags;
+	/* Where a flow is likely, all places are looked at. */
+	tags = flow_tag(flow) * 0x0001000100010001ULL;
+	if (flow_unlikely(p))
+		tags = READ_ONCE(*flow_tags(flow, flow_start1(flow)));
 	d = flow_look(p, flow, flow_start1(flow), tags);
-	/* No place is ever unused again. */
-	if (!d && tags_used(tags) >= XVS_FLOW_CROWDED) {
-		tags = READ_ONCE(*flow_tags(flow, flow_start2(flow)));
-		d = flow_look(p, flow, flow_start2(flow), tags);
+	if (!d) {
+		flow->seen = READ_ONCE(*flow_tags(flow, flow_start1(flow)));
+		/* No place is ever unused again. */
+		if (tags_used(flow->seen) >= XVS_FLOW_CROWDED) {
+			tags = READ_ONCE(*flow_tags(flow, flow_start2(flow)));
+			d = flow_look(p, flow, flow_start2(flow), tags);
+		}
 	}
 	if (!d)
 		return NULL;

@@ -51,6 +51,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 		return XVS_TTL_EXPIRED;
 
 	if (d && !is_syn(p)) {
+		flow_hit(p);
 		flow_touch(p, &flow);
 		return forward(ctx, p, d, XVS_FORWARDED_FLOW);
 	}
@@ -64,6 +65,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 		flow_delete(p, &flow);
 		return forward(ctx, p, d, XVS_FORWARDED_SYN);
 	}
+	flow_missed(p);
 	flow_store(p, &flow);
 	return forward(ctx, p, d, XVS_FORWARDED_NEW);
 }
