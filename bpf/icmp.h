@@ -56,7 +56,7 @@ static __always_inline int parse_quote6(struct xdp_md *ctx, struct packet *p,
 	    (walk.next != IPPROTO_TCP && walk.next != IPPROTO_UDP))
 		return XVS_ICMP_UNOWNED;
 
-	ports = (void *)p->eth + walk.offset;
+	ports = header_at(p, walk.offset);
 	if ((void *)&ports->len > p->end)
 		return XVS_ICMP_UNOWNED;
 	address = (const __u64 *)&ip->daddr;

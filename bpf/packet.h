@@ -133,6 +133,15 @@ static __always_inline __u32 host16(__be16 value)
 	return number;
 }
 
+/* The header at an offset of at most OFFSET_MAX. The verifier may have seen
+ * that of another copy of the number.
+ */
+static __always_inline void *header_at(struct packet *p, __u32 offset)
+{
+	asm volatile("%0 &= 0x7fff" : "+r"(offset));
+	return (void *)p->eth + offset;
+}
+
 /* Walks over IPv6 extension headers to the transport header, or to a later
  * fragment's payload. 0, or -1 when they are malformed or too many.
  */
@@ -309,7 +318,7 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 	p->fragment_id = walk.fragment_id;
 	p->fragment_protocol = walk.fragment_protocol;
 	p->offset = walk.offset;
-	p->transport = (void *)p->eth + walk.offset;
+	p->transport = header_at(p, walk.offset);
 	p->transport_length = walk.left;
 	return CONTINUE;
 }
