@@ -35,7 +35,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
 
-	if (p->fragment == FIRST_FRAGMENT)
+	if (p->more)
 		fragment_store(p);
 	decrement_ttl(p);
 	/* Each address is read as one word: it may be changing. */

@@ -51,8 +51,7 @@ static __always_inline int parse_quote6(struct xdp_md *ctx, struct packet *p,
 	walk.next = ip->nexthdr;
 	if (walk_extensions(ctx, &walk))
 		return XVS_ICMP_UNOWNED;
-	if (walk.offset > OFFSET_MAX || walk.left < 4 ||
-	    walk.fragment == LATER_FRAGMENT ||
+	if (walk.offset > OFFSET_MAX || walk.left < 4 || walk.later ||
 	    (walk.next != IPPROTO_TCP && walk.next != IPPROTO_UDP))
 		return XVS_ICMP_UNOWNED;
 
@@ -128,7 +127,7 @@ static __always_inline int handle_icmp(struct xdp_md *ctx, struct packet *p)
 			return XVS_ICMP_UNSUPPORTED;
 		}
 	}
-	if (p->fragment)
+	if (p->more)
 		return XVS_ICMP_UNSUPPORTED;
 	return reply_echo(p);
 }

@@ -28,12 +28,6 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-enum fragment {
-	WHOLE,
-	FIRST_FRAGMENT,
-	LATER_FRAGMENT,
-};
-
 /* A flow's addresses, ports and protocol, as they are on the wire. */
 struct tuple {
 	/* IPv4 addresses are in the low half of the first word. */
@@ -59,9 +53,10 @@ struct packet {
 	__u32 length; /* octets, by the IP header, itself included */
 	__u32 transport_length; /* octets that are left for the transport */
 	__u8 protocol;
-	__u8 fragment; /* enum fragment */
 	__u8 fragment_protocol;
 	__be32 fragment_id;
+	__u32 later;	  /* not 0: a fragment, but not the first */
+	__u32 more;	  /* 1: more fragments follow */
 	__u32 flags;	  /* TCP_* */
 	__u32 now;	  /* ticks */
 	__u32 service;	  /* id, once known */
@@ -81,10 +76,11 @@ struct walk {
 	__u32 offset; /* of the next header in the frame */
 	__u32 left;   /* octets of the packet from there on */
 	__be32 fragment_id;
-	__u8 next;     /* protocol of the next header */
-	__u8 fragment; /* enum fragment */
+	__u8 next; /* protocol of the next header */
 	__u8 fragment_protocol;
-	__u8 pad;
+	__u8 pad[2];
+	__u32 later; /* as in struct packet */
+	__u32 more;
 };
 
 /* CLOCK_MONOTONIC in ticks. All clocks that a program can ask cost more than
@@ -186,14 +182,13 @@ static __noinline int walk_extensions(struct xdp_md *ctx, struct walk *walk)
 			walk->fragment_protocol = fragment->nexthdr;
 			/* Neither offset nor M flag: atomic, RFC 6946. */
 			if (where & 0xfff8) {
-				walk->fragment = LATER_FRAGMENT;
+				walk->later = 1;
 				walk->offset = offset + 8;
 				walk->left = left - 8;
 				walk->next = fragment->nexthdr;
 				return 0;
 			}
-			if (where & 1)
-				walk->fragment = FIRST_FRAGMENT;
+			walk->more |= where & 1;
 		} else {
 			length = ((__u32)header[1] + 1) * 8;
 			/* Segments left: this is not the packet's end
@@ -262,13 +257,10 @@ static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
 		return XVS_MALFORMED;
 
 	p->protocol = ip->protocol;
-	if (ip->frag_off & bpf_htons(0x3fff)) {
-		p->fragment = ip->frag_off & bpf_htons(0x1fff) ?
-				      LATER_FRAGMENT :
-				      FIRST_FRAGMENT;
-		p->fragment_id = ip->id;
-		p->fragment_protocol = ip->protocol;
-	}
+	p->later = host16(ip->frag_off) & 0x1fff;
+	p->more = host16(ip->frag_off) >> 13 & 1;
+	p->fragment_id = ip->id;
+	p->fragment_protocol = ip->protocol;
 	p->transport = (void *)ip + header;
 	p->transport_length = p->length - header;
 	return CONTINUE;
@@ -307,6 +299,7 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 	walk.offset = sizeof(*p->eth) + sizeof(*ip);
 	walk.left = payload;
 	walk.next = ip->nexthdr;
+	walk.more = p->cpu->zero;
 	if (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP &&
 	    walk_extensions(ctx, &walk))
 		return XVS_MALFORMED;
@@ -314,7 +307,8 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 		return XVS_MALFORMED;
 
 	p->protocol = walk.next;
-	p->fragment = walk.fragment;
+	p->later = walk.later;
+	p->more = walk.more;
 	p->fragment_id = walk.fragment_id;
 	p->fragment_protocol = walk.fragment_protocol;
 	p->offset = walk.offset;
@@ -351,9 +345,12 @@ static __always_inline int parse_udp(struct packet *p)
 	if (p->transport_length < sizeof(*udp) || (void *)(udp + 1) > p->end)
 		return XVS_MALFORMED;
 	length = bpf_ntohs(udp->len);
-	if (length < sizeof(*udp) ||
-	    (length > p->transport_length && p->fragment != FIRST_FRAGMENT))
+	if (length < sizeof(*udp) || (length > p->transport_length && !p->more))
 		return XVS_MALFORMED;
+	/* No flags. If the verifier knew that, it would follow what is left of a
+	 * packet's way for UDP apart from that for TCP.
+	 */
+	p->flags = p->cpu->zero;
 	set_ports(p, udp->source, udp->dest, IPPROTO_UDP);
 	return CONTINUE;
 }

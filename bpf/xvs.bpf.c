@@ -31,6 +31,8 @@ static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
 
 	if (!d)
 		return XVS_FRAGMENT_ORPHAN;
+	/* More may follow it, but none that follows this one. */
+	p->more = 0;
 	p->service = p->owner;
 	if (packet_ttl(p) <= 1)
 		return XVS_TTL_EXPIRED;
@@ -75,7 +77,7 @@ static __always_inline int process(struct xdp_md *ctx, struct packet *p)
 	int reason;
 
 	p->now = clock_tick(p);
-	if (p->fragment == LATER_FRAGMENT)
+	if (p->later)
 		return follow_fragment(ctx, p);
 	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return handle_icmp(ctx, p);
