@@ -29,9 +29,10 @@ pub(super) fn has_exchange() -> bool {
             ptr::null_mut(),
         )
     };
-    // SAFETY: a number that is not negative is a new file's, owned by nobody.
-    fd >= 0 && {
+    let has = fd >= 0;
+    if has {
+        // SAFETY: a number that is not negative is a new file's, owned by nobody.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
-        true
     }
+    has
 }
