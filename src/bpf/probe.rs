@@ -5,10 +5,10 @@ use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::ptr;
 
-/// Whether programs may exchange a word of memory atomically. v5.12:
-/// 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add instructions for
-/// atomic_[cmp]xchg")
+/// Whether programs may exchange a word of memory atomically.
 pub(super) fn has_exchange() -> bool {
+    // v5.12: 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add instructions
+    // for atomic_[cmp]xchg")
     // From the low octet up: operation, registers, offset, immediate.
     let program: [u64; 5] = [
         0x0000_0000_0000_00b7, // r0 = 0
