@@ -493,10 +493,10 @@ fn settings(options: &Options) -> Result<Settings> {
     })
 }
 
-/// The groups of 256 places that a flow table has: about 15 places for 8 flows,
-/// so that hardly one finds all of its places taken.
+/// The groups of 256 places that a flow table has: 16 places for 9 flows, so that
+/// hardly one finds all of its places taken.
 const fn flow_groups(flows: u32) -> u32 {
-    flows.div_ceil(136)
+    flows.div_ceil(144)
 }
 
 /// Octets that nobody else knows.
