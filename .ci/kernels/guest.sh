@@ -46,6 +46,8 @@ prepare
 cd "$repository"
 echo "@kernel $(uname -r)"
 if [ -n "$shell" ]; then
+	# What led here would lead here again.
+	unset PROMPT_COMMAND
 	PS1="$kernel# " exec bash --norc -i
 fi
 while read -r name seconds modules environment command; do

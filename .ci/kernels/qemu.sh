@@ -11,4 +11,5 @@ for argument in "$@"; do
 	arguments+=("$argument")
 done
 echo $$ >"$XVS_QEMU_PID"
-exec qemu-system-x86_64 "${arguments[@]}"
+# It does not outlive vmtest, however that ends.
+exec setpriv --pdeathsig KILL qemu-system-x86_64 "${arguments[@]}"
