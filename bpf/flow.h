@@ -12,9 +12,6 @@
 #ifndef XVS_FLOW_H
 #define XVS_FLOW_H
 
-#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
-#define WRITE_ONCE(x, value) (*(volatile typeof(x) *)&(x) = (value))
-
 #define SLOT_MASK ((1ULL << XVS_FLOW_SLOT_BITS) - 1)
 #define CHECK_MASK ((1ULL << XVS_FLOW_CHECK_BITS) - 1)
 #define SEEN_MASK ((1U << XVS_FLOW_SEEN_BITS) - 1)
@@ -202,8 +199,9 @@ static __always_inline bool is_of_service(struct packet *p,
 	return address[0] == p->key.daddr[0] && address[1] == p->key.daddr[1];
 }
 
-/* The destination of the flow in a place of its client; NULL if that is
- * another flow, or dead for whom it was.
+/* The destination of the flow in a place that has the packet's client; NULL if
+ * that is a flow of another service, or its destination is gone. In the latter
+ * case the place can be taken.
  */
 static __always_inline struct xvs_destination *
 flow_check(struct packet *p, struct flow *flow, __u32 place, __u64 owner)
@@ -218,7 +216,8 @@ flow_check(struct packet *p, struct flow *flow, __u32 place, __u64 owner)
 			return NULL;
 	}
 	d = slot_owner(p, owner & SLOT_MASK);
-	if (!d || (p->owner && !is_of_service(p, d)))
+	/* What nobody has is of no service. */
+	if (!d || !is_of_service(p, d))
 		return NULL;
 	flow->place = place;
 	flow->owner = owner;
@@ -330,8 +329,9 @@ static __always_inline bool closes(struct packet *p)
 }
 
 /* A packet was seen; writes only what changes, so that the line stays clean
- * for the other CPUs. Should the place have just been taken, this is the new
- * flow's, which was seen now too.
+ * for the other CPUs. Should the place have been taken in between, the new flow
+ * gets the age of the old one, or is taken for closing, until its next packet
+ * at the latest; should two CPUs have packets of one flow, one's change counts.
  */
 static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 {
@@ -350,7 +350,9 @@ static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 }
 
 /* Puts another value into a word if it has the one that was seen; whether it
- * had. Before v5.12: 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add
+ * had. The locks do not keep user space out, which frees places of dead flows:
+ * within those few ns a tag may come back, which the census mends, or an expired
+ * flow that begins anew may be lost. Before v5.12: 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add
  * instructions for atomic_[cmp]xchg") this takes a lock.
  */
 static __always_inline bool flow_exchange(struct packet *p, struct flow *flow,
@@ -385,6 +387,8 @@ static __always_inline bool flow_set_tag(struct packet *p, struct flow *flow,
 	for (i = 0; i < 3; i++) {
 		__u64 tags = READ_ONCE(*word);
 
+		if (tag_of(tags, flow->place) == tag)
+			return true;
 		if (flow_exchange(p, flow, word, tags,
 				  tags_with(tags, flow->place, tag)))
 			return true;
@@ -410,6 +414,17 @@ static __always_inline void flow_write(struct packet *p, struct flow *flow)
 	}
 	WRITE_ONCE(place->owner, flow_owner(p, flow));
 	p->stored = 1;
+}
+
+/* Takes a place from the owner that was seen. */
+static __always_inline void flow_take(struct packet *p, struct flow *flow)
+{
+	if (!flow_exchange(p, flow, &flow_place(p, flow, flow->place)->owner,
+			   flow->owner, XVS_FLOW_BUSY))
+		return;
+	if (flow_set_tag(p, flow, flow_tag(flow)))
+		flow_write(p, flow);
+	/* Else the census frees the place, whose owner is no flow's. */
 }
 
 /* A free place of a bucket, or NOWHERE. */
@@ -511,12 +526,8 @@ static __always_inline void flow_replace(struct packet *p, struct flow *flow)
 	if (found == NOWHERE)
 		return;
 	flow->place = found;
-	if (!flow_exchange(p, flow, &flow_place(p, flow, found)->owner, seen,
-			   XVS_FLOW_BUSY))
-		return;
-	if (flow_set_tag(p, flow, flow_tag(flow)))
-		flow_write(p, flow);
-	/* Else the census frees the place, whose owner is no flow's. */
+	flow->owner = seen;
+	flow_take(p, flow);
 }
 
 /* Of packets whose flow finds no free place, one in so many may look for another
@@ -531,11 +542,7 @@ static __always_inline void flow_store(struct packet *p, struct flow *flow)
 	if (!flow->group || !flow->tags)
 		return;
 	if (flow->place != NOWHERE) {
-		/* It has the tag already. */
-		if (flow_exchange(p, flow,
-				  &flow_place(p, flow, flow->place)->owner,
-				  flow->owner, XVS_FLOW_BUSY))
-			flow_write(p, flow);
+		flow_take(p, flow);
 		return;
 	}
 	if (!flow_claim(p, flow) && !(p->cpu->packets % REPLACE_ONE_IN))

@@ -26,7 +26,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 				   struct xvs_destination *d, int reason)
 {
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
-	__u64 way = *(volatile __u64 *)&d->ifindex;
+	__u64 way = READ_ONCE(*(__u64 *)&d->ifindex);
 	__u32 ifindex = way;
 	__u32 mtu = way >> 32;
 
@@ -42,8 +42,8 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	union {
 		__u64 word;
 		__u8 octets[8];
-	} mac = { *(volatile __u64 *)d->mac },
-	  source = { *(volatile __u64 *)d->source_mac };
+	} mac = { READ_ONCE(*(__u64 *)d->mac) },
+	  source = { READ_ONCE(*(__u64 *)d->source_mac) };
 
 	__builtin_memcpy(p->eth->h_dest, mac.octets, 6);
 	__builtin_memcpy(p->eth->h_source, source.octets, 6);

@@ -276,8 +276,8 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 
 	if ((void *)(ip + 1) > p->end)
 		return XVS_NOT_IP;
-	/* In words, wherever they begin: what has efficient unaligned access
-	 * has no other verifier.
+	/* Read in words, which are not aligned: the verifier allows that where
+	 * the machine does.
 	 */
 	address = (const __u64 *)&ip->daddr;
 	p->key.daddr[0] = address[0];

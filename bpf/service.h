@@ -34,7 +34,9 @@ static __always_inline __u32 service_hinted(struct packet *p,
 	if (!service)
 		return 0;
 	address = (__u64 *)service->address;
-	/* The port is written last, so that what follows is of the same. */
+	/* A record is cleared long before another service gets its id, and its
+	 * port is written last.
+	 */
 	if (READ_ONCE(service->port) != key->port ||
 	    service->protocol != key->protocol ||
 	    READ_ONCE(address[0]) != wanted[0] ||
@@ -87,7 +89,7 @@ static __always_inline struct xvs_destination *choose(struct packet *p)
 	service = bpf_map_lookup_elem(&services, &id);
 	if (!service)
 		return NULL;
-	key.table = *(volatile __u32 *)&service->table;
+	key.table = READ_ONCE(service->table);
 	if (!key.table)
 		return NULL;
 

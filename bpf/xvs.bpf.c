@@ -14,6 +14,7 @@
 
 #include "xvs.h"
 #include "maps.h"
+#include "once.h"
 #include "siphash.h"
 #include "packet.h"
 #include "flow.h"
@@ -31,7 +32,7 @@ static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
 
 	if (!d)
 		return XVS_FRAGMENT_ORPHAN;
-	/* More may follow it, but none that follows this one. */
+	/* Only a first fragment is remembered. */
 	p->more = 0;
 	p->service = p->owner;
 	if (packet_ttl(p) <= 1)

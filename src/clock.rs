@@ -1,5 +1,7 @@
 //! The clock of the data plane: CLOCK_MONOTONIC, in ticks of 2^30 ns.
 
+use std::fs;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::time::ClockId;
@@ -10,11 +12,29 @@ use crate::bpf::Tick;
 
 const SHIFT: u32 = Tick::XVS_TICK_SHIFT.0;
 
-/// Nanoseconds of CLOCK_MONOTONIC.
+/// Nanoseconds of CLOCK_MONOTONIC, as programs in the kernel have it.
 pub(crate) fn now_ns() -> u64 {
     // SANITY: every Linux has this clock, and it is not before its start.
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the monotonic clock can be read");
-    Duration::from(now).as_nanos() as u64
+    (Duration::from(now).as_nanos() as u64).wrapping_add_signed(-namespace_ns())
+}
+
+/// By how much the clock of this process's time namespace is ahead.
+fn namespace_ns() -> i64 {
+    static OFFSET: OnceLock<i64> = OnceLock::new();
+    *OFFSET.get_or_init(|| {
+        // Kernels without time namespaces have no such file.
+        let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        monotonic_offset(&offsets).unwrap_or(0)
+    })
+}
+
+/// Of lines such as `monotonic  86400  0`: seconds and nanoseconds.
+fn monotonic_offset(offsets: &str) -> Option<i64> {
+    let line = offsets.lines().find_map(|line| line.strip_prefix("monotonic"))?;
+    let mut numbers = line.split_whitespace().map(str::parse::<i64>);
+    let (seconds, nanoseconds) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(seconds * 1_000_000_000 + nanoseconds)
 }
 
 /// Nanoseconds in one of the kernel's jiffies: the resolution of the clocks that
@@ -38,4 +58,16 @@ pub(crate) fn ticks(duration: Duration) -> u32 {
 /// How long so many ticks last.
 pub(crate) fn duration(ticks: u32) -> Duration {
     Duration::from_nanos(u64::from(ticks) << SHIFT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_of_a_time_namespace_are_read() {
+        let text = "monotonic           -90         5\nboottime              1         0\n";
+        assert_eq!(monotonic_offset(text), Some(-89_999_999_995));
+        assert_eq!(monotonic_offset(""), None);
+    }
 }

@@ -84,7 +84,7 @@ pub(crate) const fn is_live(flow: &StoredFlow, now: u32) -> bool {
     flow.silence(now) <= flow.limit()
 }
 
-/// Whether a flow is dead for every CPU, whatever its clock.
+/// Whether a flow is dead for every CPU, whose clocks may be behind a little.
 const fn is_dead(flow: &StoredFlow, now: u32) -> bool {
     const MARGIN: u32 = 4;
     flow.silence(now) > flow.limit() + MARGIN
@@ -102,20 +102,26 @@ pub(crate) struct Leftover {
 pub(crate) fn count(maps: &Maps, leftover: &mut Leftover, stopped: impl Fn() -> bool) {
     /// So many flows are counted between two looks at `stopped`.
     const LOOK: u32 = 4096;
-    let now = now_tick();
+    let mut now = now_tick();
     let mut places = 0u32;
     let before = std::mem::take(&mut leftover.half_written);
     let mut gauges = vec![Gauge::default(); maps.gauges.len() as usize];
     maps.for_each_flow(|place| {
         places = places.wrapping_add(1);
-        if places.is_multiple_of(LOOK) && stopped() {
-            return ControlFlow::Break(());
+        if places.is_multiple_of(LOOK) {
+            now = now_tick();
+            if stopped() {
+                return ControlFlow::Break(());
+            }
         }
         if place.is_half_written() && !before.contains(&place.at) {
             leftover.half_written.push(place.at);
             return ControlFlow::Continue(());
         }
-        let Some(flow) = place.flow.as_ref().filter(|flow| !is_dead(flow, now)) else {
+        // A flow that was seen since this thread last looked at the clock seems
+        // to have been silent for ever: it may have slept.
+        let dead = |flow: &StoredFlow| is_dead(flow, now) && is_dead(flow, now_tick());
+        let Some(flow) = place.flow.as_ref().filter(|flow| !dead(flow)) else {
             place.free();
             return ControlFlow::Continue(());
         };

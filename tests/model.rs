@@ -43,6 +43,12 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     fn apply(&mut self, operation: &Operation) -> Result<(), String> {
+        if let Operation::UpdateService(service) | Operation::SetService(service, _) = operation {
+            for (client, key) in self.model.forget_dead(&service.key(), now()) {
+                let vip = std::net::SocketAddr::new(key.address, key.port);
+                self.dataplane.tables.free(&FlowKey::new(client, vip, key.protocol));
+            }
+        }
         let client = &self.dataplane.client;
         let failed = |error: xvs::Error| error.to_string();
         match operation {

@@ -159,6 +159,45 @@ impl FlowTables {
         (hash, group, places.into_iter().flatten().collect())
     }
 
+    /// The group of a flow and the first place of its first bucket.
+    pub fn bucket(&self, key: &FlowKey) -> (u32, usize) {
+        let (_, group, places) = self.candidates(key);
+        (group, places[0])
+    }
+
+    /// Whether a place that a flow can have has its tag.
+    pub fn has_tag(&self, key: &FlowKey) -> bool {
+        let (hash, group, places) = self.candidates(key);
+        let tags = read(if key.is_v4() { &self.tags4 } else { &self.tags6 }, group);
+        let tag = ((hash >> 8) as u16 | 1).to_ne_bytes();
+        places.into_iter().any(|place| tags[2 * place..2 * place + 2] == tag)
+    }
+
+    /// Leaves a flow's place as a writer does that stops before the end.
+    pub fn half_write(&self, key: &FlowKey) {
+        let (group, at) = self.find(key).expect("the flow is there");
+        let mut words = self.group(key.is_v4(), group);
+        // Busy, as the program has it.
+        words[at] = 2 << 20;
+        self.set_group(key.is_v4(), group, &words);
+    }
+
+    /// Frees a flow's place, if it has one.
+    pub fn free(&self, key: &FlowKey) {
+        let Some((group, at)) = self.find(key) else {
+            return;
+        };
+        let mut words = self.group(key.is_v4(), group);
+        words[at] = 1 << 20;
+        self.set_group(key.is_v4(), group, &words);
+        let place = (0..Self::GROUP).find(|place| Self::at(key.is_v4(), *place) == at);
+        let place = place.expect("one of the places begins there");
+        let map = if key.is_v4() { &self.tags4 } else { &self.tags6 };
+        let mut tags = read(map, group);
+        tags[2 * place..2 * place + 2].copy_from_slice(&2_u16.to_ne_bytes());
+        map.update(&group.to_ne_bytes(), &tags, MapFlags::EXIST).expect("the group is there");
+    }
+
     /// How many flows a table has places for.
     pub fn places(&self) -> u32 {
         self.v4.max_entries() * Self::GROUP as u32

@@ -172,6 +172,25 @@ impl Model {
         self.services.remove(service).expect("only services that exist are removed");
     }
 
+    /// Forgets the flows of a service that live no more, or nearly: which these
+    /// were. The program may have forgotten them or not, and would know them
+    /// again if they were to live longer.
+    pub fn forget_dead(&mut self, service: &ServiceKey, now: u32) -> Vec<FlowId> {
+        let Some(balanced) = self.services.get(service) else {
+            return Vec::new();
+        };
+        let (idle, closing) = (balanced.service.idle, balanced.service.closing);
+        let dead = |(id, flow): &(&FlowId, &mut Flow)| {
+            let limit = if flow.closing { closing } else { idle };
+            id.1 == *service && i64::from(now) - flow.seen > in_ticks(limit) - 4
+        };
+        let gone: Vec<FlowId> = self.flows.iter_mut().filter(dead).map(|(id, _)| *id).collect();
+        for id in &gone {
+            self.flows.remove(id);
+        }
+        gone
+    }
+
     /// A flow's last packet came so many ticks earlier.
     pub fn age_flow(&mut self, flow: &FlowId, ticks: u32) {
         self.flows.get_mut(flow).expect("only flows that exist age").seen -= i64::from(ticks);
