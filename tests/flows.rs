@@ -338,7 +338,7 @@ fn the_census_frees_what_is_dead() {
                 query(lives);
                 for client in clients {
                     query(client);
-                    dataplane.age_flow(&key(client), Duration::from_secs(700));
+                    assert!(dataplane.age_flow(&key(client), Duration::from_secs(700)));
                     wait_for("whether a dead flow has a place", &false, || {
                         dataplane.tables.find(&key(client)).is_some()
                     });

@@ -127,9 +127,7 @@ impl Pair<'_> {
         let vip = std::net::SocketAddr::new(service.address, service.port);
         let key = FlowKey::new(*client, vip, service.protocol);
         // The control plane may have removed what lives no more.
-        if self.dataplane.flow(&key).is_some() {
-            self.dataplane.age_flow(&key, by);
-        }
+        let _ = self.dataplane.age_flow(&key, by);
         self.model.age_flow(flow, ticks(by));
     }
 

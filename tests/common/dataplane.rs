@@ -360,19 +360,25 @@ impl Dataplane {
         Some(FlowEntry { owner: words[at], word: words[at + 1] })
     }
 
-    /// Writes the entry of a flow.
+    /// Writes the entry of a flow, unless it was freed meanwhile.
     pub fn set_flow(&self, key: &FlowKey, entry: &FlowEntry) {
-        let (group, at) = self.tables.find(key).expect("the flow is there");
+        let Some((group, at)) = self.tables.find(key) else {
+            return;
+        };
         let mut words = self.tables.group(key.is_v4(), group);
         words[at + 1] = entry.word;
         self.tables.set_group(key.is_v4(), group, &words);
     }
 
-    /// Makes a flow look as if its last packet had come so much earlier.
-    pub fn age_flow(&self, key: &FlowKey, by: Duration) {
-        let mut entry = self.flow(key).expect("the flow is there");
+    /// Makes a flow look as if its last packet had come so much earlier; whether
+    /// it was there.
+    pub fn age_flow(&self, key: &FlowKey, by: Duration) -> bool {
+        let Some(mut entry) = self.flow(key) else {
+            return false;
+        };
         entry.set_seen(entry.seen().wrapping_sub(ticks(by)));
         self.set_flow(key, &entry);
+        true
     }
 
     /// Makes every first fragment look as if it had come so much earlier.

@@ -313,11 +313,11 @@ impl Model {
             if let Some((address, true)) = live {
                 return Outcome::Forwarded("forwarded_flow", address);
             }
-            self.flows.remove(&id);
-            return match self.hashed(client, service) {
-                Some(address) => Outcome::Forwarded("forwarded_syn", address),
-                None => drop("no_destination"),
+            let Some(address) = self.hashed(client, service) else {
+                return drop("no_destination");
             };
+            self.flows.remove(&id);
+            return Outcome::Forwarded("forwarded_syn", address);
         }
         let closes = flags & (FIN | RST) != 0;
         if let Some((address, _)) = live {

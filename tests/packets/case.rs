@@ -205,7 +205,9 @@ impl Case {
                 Step::Send(frame) => {
                     dataplane.run(Port::Lb0, frame);
                 }
-                Step::AgeFlow(key, by) => dataplane.age_flow(key, *by),
+                Step::AgeFlow(key, by) => {
+                    assert!(dataplane.age_flow(key, *by), "{}: the flow is there", self.name);
+                }
                 Step::AgeFragments(by) => dataplane.age_fragments(*by),
                 Step::Do(change) => change(dataplane),
             }
