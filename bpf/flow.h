@@ -16,9 +16,6 @@
 #define CHECK_MASK ((1ULL << XVS_FLOW_CHECK_BITS) - 1)
 #define SEEN_MASK ((1U << XVS_FLOW_SEEN_BITS) - 1)
 
-/* Ticks by which the clock of another CPU may be ahead. */
-#define SEEN_AHEAD 16
-
 /* No place. */
 #define NOWHERE XVS_FLOW_GROUP
 
@@ -260,7 +257,7 @@ static __always_inline __u32 flow_silence(struct packet *p, __u32 meta)
 	__u32 silence = (p->now - meta) & SEEN_MASK;
 
 	/* Another CPU's packet came later than this one and was faster. */
-	return silence > SEEN_MASK - SEEN_AHEAD ? 0 : silence;
+	return silence > SEEN_MASK - XVS_TICKS_AHEAD ? 0 : silence;
 }
 
 /* Whether the packet probably has no flow. Reading tags first makes a packet with

@@ -26,6 +26,8 @@ enum xvs_tick {
 	XVS_TICKS_SYN = 56,
 	/* 60 s: a flow with a packet since then is a recent one. */
 	XVS_TICKS_RECENT = 56,
+	/* Ticks by which the clock of one CPU may be ahead of another's. */
+	XVS_TICKS_AHEAD = 16,
 	/* 30 s: how long the rest of a packet may take after its first
 	 * fragment, as long as Linux waits for it (ipfrag_time).
 	 */

@@ -35,7 +35,7 @@ pub struct Flow {
     pub source: SocketAddr,
     /// The service.
     pub service: ServiceKey,
-    /// The real server it goes to; `None` when that is removed.
+    /// The real server it goes to; `None` when that was removed just now.
     pub destination: Option<IpAddr>,
     /// How far it is.
     pub state: FlowState,

@@ -22,12 +22,23 @@ const SEEN: u32 = (1 << FlowMeta::XVS_FLOW_SEEN_BITS.0) - 1;
 const FREED: u64 = FlowOwner::XVS_FLOW_FREED.0 as u64;
 const FREED_TAG: u64 = FlowTag::XVS_TAG_FREED.0 as u64;
 
-/// Ticks by which a CPU's clock may be ahead of this one.
-const AHEAD: u32 = 16;
+const AHEAD: u32 = Tick::XVS_TICKS_AHEAD.0;
 
-/// Places in a group, and in one of its buckets.
-const GROUP: usize = 256;
-const BUCKET: usize = 4;
+/// Places in a group.
+const GROUP: usize = {
+    const fn length<T, const N: usize>(_: fn(FlowGroup4) -> [T; N]) -> usize {
+        N
+    }
+    length(|group| group.places)
+};
+
+/// Places in a bucket.
+const BUCKET: usize = {
+    const fn length<const N: usize>(_: fn(FlowTags) -> [u64; N]) -> usize {
+        N
+    }
+    GROUP / length(|tags| tags.buckets)
+};
 
 /// A flow of one of the tables, whose slot is its destination's still.
 #[derive(Clone, Debug)]
