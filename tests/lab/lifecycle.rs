@@ -45,6 +45,9 @@ fn traces(lab: &Lab) -> String {
     let neighbours = lab.lb.sh("ip neigh show; ip -6 neigh show");
     let kept: Vec<&str> = neighbours
         .lines()
+        // A server that asks for the balancer's own MAC address makes such an
+        // entry, also after the balancer has removed its own.
+        .filter(|line| line.contains("managed") || !line.contains("STALE"))
         .filter(|line| {
             line.contains("managed")
                 || lab.backends.iter().any(|b| {
