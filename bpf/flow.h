@@ -16,6 +16,9 @@
 #define CHECK_MASK ((1ULL << XVS_FLOW_CHECK_BITS) - 1)
 #define SEEN_MASK ((1U << XVS_FLOW_SEEN_BITS) - 1)
 
+/* Times a tag: that tag in each place of a bucket. */
+#define TAGS_EACH 0x0001000100010001ULL
+
 /* No place. */
 #define NOWHERE XVS_FLOW_GROUP
 
@@ -80,11 +83,10 @@ flow_place(struct packet *p, struct flow *flow, __u32 place)
 /* The client's IPv6 address of a place: as far behind it as all of the bucket's
  * places are long.
  */
-static __always_inline __u64 *flow_client6(struct flow *flow, __u32 place)
+static __always_inline __u64 *flow_client6(struct packet *p, struct flow *flow,
+					   __u32 place)
 {
-	asm volatile("%0 &= 255" : "+r"(place));
-	return flow->group + (place << 5 & 0x1f80) + (place << 4 & 0x30) +
-	       XVS_FLOW_WAYS * sizeof(struct xvs_flow);
+	return (__u64 *)(flow_place(p, flow, place) + XVS_FLOW_WAYS);
 }
 
 /* The places of the first bucket are start ^ 0 to start ^ 3. All bits of the
@@ -133,14 +135,14 @@ static __always_inline __u64 tags_with(__u64 tags, __u32 place, __u64 tag)
 /* Whether a bucket has a tag, which is not 0. */
 static __always_inline bool tags_have(__u64 tags, __u64 tag)
 {
-	tags ^= tag * 0x0001000100010001ULL;
-	return (tags - 0x0001000100010001ULL) & ~tags & 0x8000800080008000ULL;
+	tags ^= tag * TAGS_EACH;
+	return (tags - TAGS_EACH) & ~tags & 0x8000800080008000ULL;
 }
 
 /* How many places of a bucket have a flow: tags that are odd. */
 static __always_inline __u32 tags_flows(__u64 tags)
 {
-	return (tags & 0x0001000100010001ULL) * 0x0001000100010001ULL >> 48;
+	return (tags & TAGS_EACH) * TAGS_EACH >> 48;
 }
 
 /* How many have ever had one: tags that are not 0. */
@@ -206,7 +208,7 @@ flow_check(struct packet *p, struct flow *flow, __u32 place, __u64 owner)
 	struct xvs_destination *d;
 
 	if (p->version == 6) {
-		__u64 *client = flow_client6(flow, place);
+		__u64 *client = flow_client6(p, flow, place);
 
 		if (READ_ONCE(client[0]) != p->key.saddr[0] ||
 		    READ_ONCE(client[1]) != p->key.saddr[1])
@@ -294,7 +296,7 @@ static __always_inline struct xvs_destination *flow_find(struct packet *p,
 	if (!flow_locate(p, flow))
 		return NULL;
 	/* Where a flow is likely, all places are looked at. */
-	tags = flow_tag(flow) * 0x0001000100010001ULL;
+	tags = flow_tag(flow) * TAGS_EACH;
 	if (flow_unlikely(p))
 		tags = READ_ONCE(*flow_tags(flow, flow_start1(flow)));
 	d = flow_look(p, flow, flow_start1(flow), tags);
@@ -349,8 +351,9 @@ static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 /* Puts another value into a word if it has the one that was seen; whether it
  * had. The locks do not keep user space out, which frees places of dead flows:
  * within those few ns a tag may come back, which the census mends, or an expired
- * flow that begins anew may be lost. Before v5.12: 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add
- * instructions for atomic_[cmp]xchg") this takes a lock.
+ * flow that begins anew may be lost. Before v5.12:
+ * 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add instructions for
+ * atomic_[cmp]xchg") this takes a lock.
  */
 static __always_inline bool flow_exchange(struct packet *p, struct flow *flow,
 					  __u64 *word, __u64 seen, __u64 value)
@@ -404,7 +407,7 @@ static __always_inline void flow_write(struct packet *p, struct flow *flow)
 	WRITE_ONCE(place->client, flow->client);
 	WRITE_ONCE(place->meta, meta);
 	if (p->version == 6) {
-		__u64 *client = flow_client6(flow, flow->place);
+		__u64 *client = flow_client6(p, flow, flow->place);
 
 		WRITE_ONCE(client[0], p->key.saddr[0]);
 		WRITE_ONCE(client[1], p->key.saddr[1]);

@@ -83,9 +83,9 @@ struct walk {
 	__u32 more;
 };
 
-/* CLOCK_MONOTONIC in ticks. All clocks that a program can ask cost more than
- * the rest of what a flow's packet needs; jiffies are a word in memory, so
- * packets whose time is taken say what they are in ns. v5.6:
+/* CLOCK_MONOTONIC in ticks. Any clock that a program can ask is a quarter of
+ * what a flow's packet costs; jiffies are a word in memory, so packets whose
+ * time is taken say what they are in ns. v5.6:
  * 5576b991e9c1a11d2cc21c4b94fc75ec27603896 ("bpf: Add BPF_FUNC_jiffies64")
  */
 static __always_inline __u32 clock_tick(struct packet *p)

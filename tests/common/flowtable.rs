@@ -67,11 +67,6 @@ impl FlowEntry {
         (self.word >> 32 & Self::SEEN) as u32
     }
 
-    /// In how many later ticks packets came, at most 3.
-    pub const fn age(&self) -> u32 {
-        (self.word >> 56 & 3) as u32
-    }
-
     /// Whether its client has sent FIN or RST.
     pub const fn is_closing(&self) -> bool {
         self.word >> 58 & 1 == 1
@@ -118,11 +113,18 @@ impl FlowTables {
 
     /// The group of a flow, and the first word of its place there.
     pub fn find(&self, key: &FlowKey) -> Option<(u32, usize)> {
+        let (group, place) = self.find_place(key)?;
+        Some((group, Self::at(key.is_v4(), place)))
+    }
+
+    /// The group and the place of a flow.
+    fn find_place(&self, key: &FlowKey) -> Option<(u32, usize)> {
         let (hash, group, places) = self.candidates(key);
+        let tags = read(self.tags(key), group);
         let words = self.group(key.is_v4(), group);
         let port = u64::from(key.client.port().to_be());
-        places.into_iter().find_map(|place| {
-            let at = Self::at(key.is_v4(), place);
+        let place = places.into_iter().find(|place| {
+            let at = Self::at(key.is_v4(), *place);
             let (owner, word) = (words[at], words[at + 1]);
             let client: Vec<u8> = if key.is_v4() {
                 (word as u32).to_ne_bytes().to_vec()
@@ -133,20 +135,24 @@ impl FlowTables {
             let destination = read(&self.destinations, slot as u32);
             let generation = u32::from_ne_bytes(destination[..4].try_into().expect("4 octets"));
             let check = hash.wrapping_add(generation.into()) & 0xfff_ffff;
-            let tags = read(if key.is_v4() { &self.tags4 } else { &self.tags6 }, group);
-            let tag = u16::from_ne_bytes([tags[2 * place], tags[2 * place + 1]]);
-            let same = slot != 0
+            let tag = u16::from_ne_bytes([tags[2 * *place], tags[2 * *place + 1]]);
+            slot != 0
                 && tag == (hash >> 8) as u16 | 1
                 && owner == port << 48 | check << 20 | slot
-                && client == octets(key.client.ip());
-            same.then_some((group, at))
-        })
+                && client == octets(key.client.ip())
+        })?;
+        Some((group, place))
     }
 
     /// The first word of a place: in a table of IPv6 four addresses follow four
     /// places.
     const fn at(v4: bool, place: usize) -> usize {
         if v4 { 2 * place } else { place / 4 * 16 + place % 4 * 2 }
+    }
+
+    /// The tags of a flow's family.
+    const fn tags(&self, key: &FlowKey) -> &MapHandle {
+        if key.is_v4() { &self.tags4 } else { &self.tags6 }
     }
 
     /// A flow's hash, its group, and the places that it can have there.
@@ -168,7 +174,7 @@ impl FlowTables {
     /// Whether a place that a flow can have has its tag.
     pub fn has_tag(&self, key: &FlowKey) -> bool {
         let (hash, group, places) = self.candidates(key);
-        let tags = read(if key.is_v4() { &self.tags4 } else { &self.tags6 }, group);
+        let tags = read(self.tags(key), group);
         let tag = ((hash >> 8) as u16 | 1).to_ne_bytes();
         places.into_iter().any(|place| tags[2 * place..2 * place + 2] == tag)
     }
@@ -184,15 +190,13 @@ impl FlowTables {
 
     /// Frees a flow's place, if it has one.
     pub fn free(&self, key: &FlowKey) {
-        let Some((group, at)) = self.find(key) else {
+        let Some((group, place)) = self.find_place(key) else {
             return;
         };
         let mut words = self.group(key.is_v4(), group);
-        words[at] = 1 << 20;
+        words[Self::at(key.is_v4(), place)] = 1 << 20;
         self.set_group(key.is_v4(), group, &words);
-        let place = (0..Self::GROUP).find(|place| Self::at(key.is_v4(), *place) == at);
-        let place = place.expect("one of the places begins there");
-        let map = if key.is_v4() { &self.tags4 } else { &self.tags6 };
+        let map = self.tags(key);
         let mut tags = read(map, group);
         tags[2 * place..2 * place + 2].copy_from_slice(&2_u16.to_ne_bytes());
         map.update(&group.to_ne_bytes(), &tags, MapFlags::EXIST).expect("the group is there");
