@@ -190,11 +190,14 @@ impl Drop for Last<'_> {
 }
 
 /// Two CPUs that store flows at once, the same and others of the same groups,
-/// lose none; at most they store one twice.
+/// lose none that has a place; at most they store one twice.
 #[test]
 fn nothing_is_lost_when_two_cpus_store_at_once() {
-    // A quarter of the places of each table: all find one.
+    // A quarter of the places of each table: once in a hundred times there is a
+    // flow that finds all of its places taken.
     let count = share(15_000) as u32;
+    // Whether a flow is of both CPUs.
+    let both = |n: u32| n % 3 == 2;
     Dataplane::with(
         |options| options.flows(32_768).destinations(100),
         |dataplane| {
@@ -216,8 +219,7 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
                                         thread::yield_now();
                                     }
                                 }
-                                // One of three is of both CPUs.
-                                if n % 3 == 2 || n as usize % CPUS == cpu {
+                                if both(n) || n as usize % CPUS == cpu {
                                     send(dataplane, client(vip, n, 100), service, ACK);
                                 }
                             }
@@ -232,9 +234,22 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
                 }
                 let twice = found.values().filter(|times| **times > 1).count();
                 println!("{vip}: {} flows of {count} sent, {twice} twice", found.len());
-                assert_eq!(found.len() as u32, count, "no flow is lost");
-                // Of the same packet on both CPUs each may take another place.
-                assert!(twice as u32 <= count / 100, "{twice} of {count} are there twice");
+                let vip = SocketAddr::new(vip, 80);
+                let lost: Vec<FlowKey> = (0..count)
+                    .map(|n| client(vip.ip(), n, 100))
+                    .filter(|source| !found.contains_key(source))
+                    .map(|source| FlowKey::new(source, vip, Protocol::Tcp))
+                    .collect();
+                assert!(lost.len() as u32 <= count / 1_000, "{} are lost", lost.len());
+                for key in lost {
+                    assert!(dataplane.tables.is_crowded_out(&key), "{key:?} has room and is lost");
+                }
+                // Of a packet on both CPUs each may take another place.
+                let once = (0..count).filter(|n| !both(*n)).map(|n| client(vip.ip(), n, 100));
+                for source in once {
+                    assert!(found.get(&source).is_none_or(|times| *times == 1), "{source}");
+                }
+                assert!(found.values().all(|times| *times <= CPUS as u32), "more than twice");
             }
         },
     );

@@ -179,6 +179,16 @@ impl FlowTables {
         places.into_iter().any(|place| tags[2 * place..2 * place + 2] == tag)
     }
 
+    /// Whether every place that a flow can have is another flow's.
+    pub fn is_crowded_out(&self, key: &FlowKey) -> bool {
+        let (_, group, places) = self.candidates(key);
+        let tags = read(self.tags(key), group);
+        places.into_iter().all(|place| {
+            let tag = u16::from_ne_bytes([tags[2 * place], tags[2 * place + 1]]);
+            tag & 1 == 1
+        })
+    }
+
     /// Leaves a flow's place as a writer does that stops before the end.
     pub fn half_write(&self, key: &FlowKey) {
         let (group, at) = self.find(key).expect("the flow is there");
