@@ -35,24 +35,6 @@ struct flow {
 	__u64 owner; /* of the place */
 };
 
-/* Addresses, ports and the protocol without anything in between. */
-static __always_inline __u64 hash_tuple(struct packet *p, __u64 k0, __u64 k1)
-{
-	__u64 last = p->key.ports | (__u64)p->key.protocol << 32;
-	struct siphash h;
-
-	siphash_start(&h, k0, k1);
-	if (p->version == 4) {
-		siphash_word(&h, p->key.saddr[0] | p->key.daddr[0] << 32);
-		return siphash_end(&h, last, 13);
-	}
-	siphash_word(&h, p->key.saddr[0]);
-	siphash_word(&h, p->key.saddr[1]);
-	siphash_word(&h, p->key.daddr[0]);
-	siphash_word(&h, p->key.daddr[1]);
-	return siphash_end(&h, last, 37);
-}
-
 /* The destination of a slot; who has it goes into the packet, read at once. */
 static __always_inline struct xvs_destination *slot_owner(struct packet *p,
 							  __u32 slot)
@@ -170,7 +152,8 @@ static __always_inline bool flow_locate(struct packet *p, struct flow *flow)
 {
 	__u32 group;
 
-	flow->hash = hash_tuple(p, settings.flow_k0, settings.flow_k1);
+	p->hash = hash_tuple(p);
+	flow->hash = hash_flow(p->hash);
 	flow->place = NOWHERE;
 	group = flow_group(flow);
 	if (p->version == 4) {

@@ -69,6 +69,7 @@ struct packet {
 	bool exchange;
 	struct xvs_cpu *cpu;
 	struct tuple key;
+	__u64 hash; /* of the key */
 };
 
 /* Where a walk over IPv6 headers stands; it starts at the first one. */

@@ -62,18 +62,6 @@ static __always_inline __u32 service_find(struct packet *p)
 	return id ? *id : 0;
 }
 
-static __always_inline __u64 hash_source(struct packet *p)
-{
-	struct siphash h;
-
-	siphash_start(&h, settings.k0, settings.k1);
-	if (p->version == 4)
-		return siphash_end(&h, p->key.saddr[0], 4);
-	siphash_word(&h, p->key.saddr[0]);
-	siphash_word(&h, p->key.saddr[1]);
-	return siphash_end(&h, 0, 16);
-}
-
 /* The destination that the service's table has for the packet, or NULL. */
 static __always_inline struct xvs_destination *choose(struct packet *p)
 {
@@ -93,8 +81,7 @@ static __always_inline struct xvs_destination *choose(struct packet *p)
 	if (!key.table)
 		return NULL;
 
-	hash = service->sticky ? hash_source(p) :
-				 hash_tuple(p, settings.k0, settings.k1);
+	hash = service->sticky ? hash_source(p) : p->hash;
 	index = (hash & 0xffffffff) * settings.table_size >> 32;
 	key.chunk = index / XVS_CHUNK;
 	chunk = bpf_map_lookup_elem(&tables, &key);

@@ -17,6 +17,7 @@
 #include "once.h"
 #include "siphash.h"
 #include "packet.h"
+#include "hash.h"
 #include "flow.h"
 #include "service.h"
 #include "fragment.h"

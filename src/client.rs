@@ -478,7 +478,7 @@ fn settings(options: &Options) -> Result<Settings> {
         k0: key.k0,
         k1: key.k1,
         flow_k0: secret.k0,
-        flow_k1: secret.k1,
+        flow_k1: secret.k1 | 1,
         flow_groups: flow_groups(options.flows),
         table_size: options.table_size,
         // Number 0 is none.

@@ -62,6 +62,22 @@ fn round(v: &mut [u64; 4]) {
     v[2] = v[2].rotate_left(32);
 }
 
+/// What a flow's place follows from: its packets' hash, in an order that only the
+/// instance knows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FlowHash {
+    pub(crate) key: HashKey,
+    pub(crate) secret: HashKey,
+}
+
+impl FlowHash {
+    /// The hash of a flow, as `hash_flow` in `bpf/hash.h` has it.
+    pub(crate) fn of(&self, flow: &Tuple) -> u64 {
+        let hash = (flow.hash(self.key) ^ self.secret.k0).wrapping_mul(self.secret.k1);
+        (hash ^ hash >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
+    }
+}
+
 /// A packet's addresses and ports as its service sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tuple {

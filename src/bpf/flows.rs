@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::Maps;
 use super::types::*;
+use crate::hash::FlowHash;
 use crate::hash::HashKey;
 use crate::hash::Tuple;
 
@@ -118,8 +119,8 @@ const fn tag_shift(place: usize) -> usize {
 impl Maps {
     /// What is stored of a flow, unless its destination is gone.
     pub(crate) fn flow(&self, key: &FlowKey) -> Option<StoredFlow> {
-        let secret = self.flow_secret();
-        let hash = key.hash(secret);
+        let hasher = self.flow_hash();
+        let hash = hasher.of(key);
         let groups = self.flows4.len();
         let group = (((hash >> 32) * u64::from(groups)) >> 32) as u32;
         let bits = |from: u32| (hash >> from) as usize % GROUP;
@@ -129,24 +130,24 @@ impl Maps {
             .into_iter()
             .flat_map(|start| (0..BUCKET).map(move |way| start ^ way))
             .map(|place| At { v4: key.source.is_ipv4(), group, place })
-            .filter_map(|at| self.place(at, secret)?.flow)
+            .filter_map(|at| self.place(at, hasher)?.flow)
             .find(|flow| flow.key == *key)
     }
 
     /// Calls `each` with every place in use, of both families, until it breaks.
     pub(crate) fn for_each_flow(&self, mut each: impl FnMut(&Place<'_>) -> ControlFlow<()>) {
-        let secret = self.flow_secret();
+        let hasher = self.flow_hash();
         let tables = [(true, self.flows4.len()), (false, self.flows6.len())];
         let _ = tables
             .into_iter()
             .flat_map(|(v4, groups)| (0..groups).map(move |group| (v4, group)))
             .flat_map(|(v4, group)| (0..GROUP).map(move |place| At { v4, group, place }))
-            .filter_map(|at| self.place(at, secret))
+            .filter_map(|at| self.place(at, hasher))
             .try_for_each(|place| each(&place));
     }
 
     /// A place, if something is in it.
-    fn place(&self, at: At, secret: HashKey) -> Option<Place<'_>> {
+    fn place(&self, at: At, hasher: FlowHash) -> Option<Place<'_>> {
         let (bucket, way) = (at.place / BUCKET, at.place % BUCKET);
         let tags = if at.v4 { &self.tags4 } else { &self.tags6 };
         let tags = &tags.words(at.group)[bucket];
@@ -178,11 +179,11 @@ impl Maps {
             // It is being written.
             return None;
         }
-        let flow = self.stored(source, seen_owner, (word >> 32) as u32, secret);
+        let flow = self.stored(source, seen_owner, (word >> 32) as u32, hasher);
         Some(Place { at, owner, seen_owner, tags, flow })
     }
 
-    fn stored(&self, source: IpAddr, owner: u64, meta: u32, secret: HashKey) -> Option<StoredFlow> {
+    fn stored(&self, source: IpAddr, owner: u64, meta: u32, hasher: FlowHash) -> Option<StoredFlow> {
         let slot = (owner & SLOT) as u32;
         if slot >= self.destinations.len() {
             return None;
@@ -195,14 +196,17 @@ impl Maps {
             destination_port: u16::from_be(destination.port),
             protocol: destination.protocol,
         };
-        let check = key.hash(secret).wrapping_add(u64::from(destination.generation)) & CHECK;
+        let check = hasher.of(&key).wrapping_add(u64::from(destination.generation)) & CHECK;
         let same =
             destination.service != 0 && (owner >> FlowOwner::XVS_FLOW_SLOT_BITS.0) & CHECK == check;
         same.then_some(StoredFlow { key, slot, destination, meta })
     }
 
-    fn flow_secret(&self) -> HashKey {
+    fn flow_hash(&self) -> FlowHash {
         let settings = self.instance.read(0).settings;
-        HashKey { k0: settings.flow_k0, k1: settings.flow_k1 }
+        FlowHash {
+            key: HashKey { k0: settings.k0, k1: settings.k1 },
+            secret: HashKey { k0: settings.flow_k0, k1: settings.flow_k1 },
+        }
     }
 }

@@ -86,7 +86,9 @@ pub struct FlowTables {
     tags4: MapHandle,
     tags6: MapHandle,
     destinations: MapHandle,
-    secret: [u8; 16],
+    /// The key of the hash, and two words that make it a secret.
+    key: [u8; 16],
+    secret: [u64; 2],
 }
 
 impl FlowTables {
@@ -98,15 +100,18 @@ impl FlowTables {
         let map = |name: &str| {
             MapHandle::from_pinned_path(pins.join(name)).expect("the map is pinned by its name")
         };
-        // In the settings, after eight numbers, two times and the hash's key.
+        // In the settings, after eight numbers and two times.
         let instance = read(&map("instance"), 0);
-        let secret = instance[64..80].try_into().expect("16 octets");
+        let word = |at: usize| instance[at..at + 8].try_into().expect("8 octets");
+        let key = instance[48..64].try_into().expect("16 octets");
+        let secret = [word(64), word(72)].map(u64::from_ne_bytes);
         Self {
             v4: map("flows4"),
             v6: map("flows6"),
             tags4: map("tags4"),
             tags6: map("tags6"),
             destinations: map("destinations"),
+            key,
             secret,
         }
     }
@@ -157,7 +162,9 @@ impl FlowTables {
 
     /// A flow's hash, its group, and the places that it can have there.
     fn candidates(&self, key: &FlowKey) -> (u64, u32, Vec<usize>) {
-        let hash = SipHasher13::new_with_key(&self.secret).hash(&key.hashed());
+        let hash = SipHasher13::new_with_key(&self.key).hash(&key.hashed()) ^ self.secret[0];
+        let hash = hash.wrapping_mul(self.secret[1]);
+        let hash = (hash ^ hash >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
         let group = (((hash >> 32) * u64::from(self.v4.max_entries())) >> 32) as u32;
         let bits = |from: u32| (hash >> from) as usize % 64;
         let (first, second) = (bits(28), bits(28) ^ (bits(36) | 1));
