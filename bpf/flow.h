@@ -282,6 +282,9 @@ static __always_inline struct xvs_destination *flow_find(struct packet *p,
 	tags = flow_tag(flow) * TAGS_EACH;
 	if (flow_unlikely(p))
 		tags = READ_ONCE(*flow_tags(flow, flow_start1(flow)));
+	else if (p->version == 6)
+		/* The addresses come while the places do. */
+		READ_ONCE(*flow_client6(p, flow, flow_start1(flow)));
 	d = flow_look(p, flow, flow_start1(flow), tags);
 	if (!d) {
 		flow->seen = READ_ONCE(*flow_tags(flow, flow_start1(flow)));
