@@ -100,15 +100,21 @@ struct {
 	__type(value, struct xvs_service);
 } services SEC(".maps");
 
-/* Lookup tables in chunks. A table is never changed: a new one gets a new id,
- * and one word of the service's record is what swaps them.
+/* Lookup tables, in blocks that are made when there are tables for them. A table
+ * that a service has is never changed: a new one is written elsewhere, and one
+ * word of the service's record is what swaps them.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 2);
-	__type(key, struct xvs_chunk_key);
-	__type(value, struct xvs_chunk);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(map_flags, BPF_F_MMAPABLE);
+		__uint(max_entries, XVS_BLOCK);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct xvs_chunk));
+	});
 } tables SEC(".maps");
 
 /* Ids of VIPs by address. */

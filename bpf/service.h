@@ -62,39 +62,42 @@ static __always_inline __u32 service_find(struct packet *p)
 	return id ? *id : 0;
 }
 
+/* The slot that a table has at an index. */
+static __always_inline __u32 table_slot(__u32 table, __u32 index)
+{
+	__u32 chunk = table + index / XVS_CHUNK;
+	__u32 number = chunk / XVS_BLOCK;
+	struct xvs_chunk *found;
+	void *block;
+
+	block = bpf_map_lookup_elem(&tables, &number);
+	if (!block)
+		return 0;
+	number = chunk % XVS_BLOCK;
+	found = bpf_map_lookup_elem(block, &number);
+	return found ? READ_ONCE(found->slot[index % XVS_CHUNK]) : 0;
+}
+
 /* The destination that the service's table has for the packet, or NULL. */
 static __always_inline struct xvs_destination *choose(struct packet *p)
 {
-	struct xvs_chunk_key key = {};
 	struct xvs_destination *d;
 	struct xvs_service *service;
-	struct xvs_chunk *chunk;
 	/* A pointer into the packet would keep all of it in memory. */
 	__u32 id = p->service;
 	__u64 hash;
-	__u32 index;
+	__u32 table;
 
 	service = bpf_map_lookup_elem(&services, &id);
 	if (!service)
 		return NULL;
-	key.table = READ_ONCE(service->table);
-	if (!key.table)
+	table = READ_ONCE(service->table);
+	if (!table)
 		return NULL;
 
 	hash = service->sticky ? hash_source(p) : p->hash;
-	index = (hash & 0xffffffff) * settings.table_size >> 32;
-	key.chunk = index / XVS_CHUNK;
-	chunk = bpf_map_lookup_elem(&tables, &key);
-	if (!chunk)
-		return NULL;
-	index %= XVS_CHUNK;
-	/* The verifier knows no bounds of a remainder, and must see the check
-	 * that the compiler finds superfluous.
-	 */
-	barrier_var(index);
-	if (index >= XVS_CHUNK)
-		return NULL;
-	d = slot_owner(p, chunk->slot[index]);
+	hash = (hash & 0xffffffff) * settings.table_size >> 32;
+	d = slot_owner(p, table_slot(table, hash));
 	/* A slot that was given away since the table was read is none. */
 	return d && p->owner == p->service ? d : NULL;
 }

@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 2,
+	XVS_LAYOUT_VERSION = 3,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -35,10 +35,6 @@ enum xvs_tick {
 };
 
 enum {
-	/* Entries in one chunk of a lookup table: with what the kernel adds, a
-	 * chunk stays within one page.
-	 */
-	XVS_CHUNK = 1000,
 	/* Interfaces an instance can be attached to. */
 	XVS_INTERFACES = 64,
 	/* MAC addresses that frames for a VIP may be sent to. */
@@ -59,6 +55,14 @@ enum {
 	XVS_FLOW_LOCKS = 4096,
 	/* Entries that say where a service may be found. */
 	XVS_HINTS = 16384,
+};
+
+/* The memory of lookup tables. */
+enum xvs_tables {
+	/* Entries in one chunk: a page. */
+	XVS_CHUNK = 1024,
+	/* Chunks in one block: 16 MiB. */
+	XVS_BLOCK = 4096,
 };
 
 /* The owner of a place in the flow table, from the low bits up: the slot of
@@ -151,7 +155,7 @@ struct xvs_service_key {
 
 /* A service, by id. Id 0 is no service. */
 struct xvs_service {
-	__u32 table;  /* id of its lookup table, 0: none */
+	__u32 table;  /* first chunk of its lookup table, 0: none */
 	__u32 vip;    /* id of its VIP */
 	__u32 sticky; /* 1: the source address alone is hashed */
 	__u32 used;   /* 1: there is such a service */
@@ -196,12 +200,9 @@ enum xvs_status {
 	XVS_NO_NEIGHBOUR,
 };
 
-/* Part of a lookup table: the slots of XVS_CHUNK entries in a row. */
-struct xvs_chunk_key {
-	__u32 table;
-	__u32 chunk;
-};
-
+/* Part of a lookup table, which has as many in a row as it needs. Chunk 0 of
+ * the first block is none's.
+ */
 struct xvs_chunk {
 	__u32 slot[XVS_CHUNK];
 };
@@ -340,8 +341,8 @@ struct xvs_instance {
 	enum xvs_flow_owner flow_owner;
 	enum xvs_flow_meta flow_meta;
 	enum xvs_flow_tag flow_tag;
+	enum xvs_tables tables;
 	__u32 process;
-	__u32 pad;
 	/* Odd while counters move from one record to another: what is read
 	 * meanwhile does not add up.
 	 */

@@ -124,6 +124,7 @@ impl Control {
                 Arc::clone(&maps),
                 options.table_size,
                 HashKey::from(options.hash_key),
+                options.services,
             ),
             maps,
             events,
@@ -152,7 +153,7 @@ impl Control {
 
     /// How many chunks of lookup tables the data plane needs room for.
     pub(crate) fn chunks(options: &Options) -> u32 {
-        (options.services + tables::SPARE) * Tables::chunks(options.table_size)
+        Tables::chunks(options.services, options.table_size)
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -426,16 +427,6 @@ impl Control {
         self.refresh();
         self.rebuild(Duration::MAX);
         Ok(())
-    }
-
-    /// Removes what no packet can be using any more; whether more is left.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel keeps a table; it is tried again at the next call.
-    pub(crate) fn clean(&mut self) -> Result<bool> {
-        self.tables.clean()?;
-        Ok(!self.tables.is_clean())
     }
 }
 

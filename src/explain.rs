@@ -12,8 +12,7 @@ use crate::Protocol;
 use crate::Result;
 use crate::Service;
 use crate::ServiceKey;
-use crate::bpf::Chunk;
-use crate::bpf::ChunkKey;
+use crate::bpf::CHUNK;
 use crate::bpf::FlowKey;
 use crate::bpf::ServiceRecord;
 use crate::bpf::Settings;
@@ -166,7 +165,7 @@ impl Instance {
             0 => tuple.index(key, settings.table_size),
             _ => tuple.sticky_index(key, settings.table_size),
         };
-        let slot = self.table_slot(record.table, index)?;
+        let slot = self.table_slot(record, index)?;
         let Some(slot) = slot.filter(|slot| self.maps.destinations.read(*slot).ifindex != 0) else {
             return Ok(Explanation::new(Verdict::Drop, "no_destination"));
         };
@@ -179,17 +178,15 @@ impl Instance {
     fn explain_shares(&self, record: &ServiceRecord, syn: bool) -> Result<Explanation> {
         let size = self.settings().table_size;
         let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
-        let length = Chunk::default().slot.len();
-        for number in 0..size.div_ceil(length as u32) {
-            let key = ChunkKey { table: record.table, chunk: number };
-            let Some(chunk) = self.maps.tables.get(&key)? else {
-                break;
-            };
-            let entries = size as usize - number as usize * length;
-            for slot in chunk.slot.iter().take(entries).filter(|slot| self.is_slot(**slot)) {
+        let chunks = if record.table == 0 { 0 } else { size.div_ceil(CHUNK) };
+        for number in 0..chunks {
+            let chunk = self.maps.tables.read(record.table + number)?;
+            let entries = (size - number * CHUNK) as usize;
+            for slot in chunk.slot.iter().take(entries) {
                 *counts.entry(*slot).or_default() += 1;
             }
         }
+        counts.retain(|slot, _| self.is_slot_of(*slot, record));
         if counts.is_empty() {
             return Ok(Explanation::new(Verdict::Drop, "no_destination"));
         }
@@ -205,17 +202,27 @@ impl Instance {
         Ok(explanation)
     }
 
-    /// The slot that a table has at an index.
-    fn table_slot(&self, table: u32, index: u32) -> Result<Option<u32>> {
-        let length = Chunk::default().slot.len() as u32;
-        let key = ChunkKey { table, chunk: index / length };
-        let chunk = self.maps.tables.get(&key)?;
-        let slot = chunk.map(|chunk| chunk.slot[(index % length) as usize]);
-        Ok(slot.filter(|slot| self.is_slot(*slot)))
+    /// The slot that the service's table has at an index.
+    fn table_slot(&self, record: &ServiceRecord, index: u32) -> Result<Option<u32>> {
+        if record.table == 0 {
+            return Ok(None);
+        }
+        let chunk = self.maps.tables.read(record.table + index / CHUNK)?;
+        let slot = chunk.slot[(index % CHUNK) as usize];
+        Ok(Some(slot).filter(|slot| self.is_slot_of(*slot, record)))
     }
 
-    fn is_slot(&self, slot: u32) -> bool {
-        (1..self.maps.destinations.len()).contains(&slot)
+    /// Whether a slot is of a destination of the service: the table may have
+    /// been written over meanwhile.
+    fn is_slot_of(&self, slot: u32, record: &ServiceRecord) -> bool {
+        if slot >= self.maps.destinations.len() {
+            return false;
+        }
+        let destination = self.maps.destinations.read(slot);
+        destination.service != 0
+            && destination.address == record.address
+            && destination.port == record.port
+            && destination.protocol == record.protocol
     }
 
     fn destination_of_slot(&self, slot: u32) -> DestinationExtended {

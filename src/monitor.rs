@@ -29,8 +29,6 @@ const ASK: Duration = Duration::from_secs(1);
 const REREAD: Duration = Duration::from_secs(60);
 /// The neighbours of new destinations are kept resolved after this at most.
 const KEEP: Duration = Duration::from_millis(100);
-/// Old lookup tables are removed after this.
-const CLEAN: Duration = Duration::from_millis(50);
 /// Tables are built for so long before others get their turn.
 const TURN: Duration = Duration::from_millis(10);
 
@@ -82,9 +80,6 @@ impl Monitor {
             let mut next = ask.min(reread);
             if self.shared.control().neighbours_changed {
                 next = next.min(keep);
-            }
-            if self.clean() {
-                next = next.min(Instant::now() + CLEAN);
             }
             self.wait(next);
         }
@@ -145,15 +140,6 @@ impl Monitor {
         while self.shared.control().rebuild(TURN) && !self.shared.stopped() {
             thread::yield_now();
         }
-    }
-
-    /// Removes old tables; whether there are more.
-    fn clean(&mut self) -> bool {
-        let cleaned = self.shared.control().clean();
-        cleaned.unwrap_or_else(|error| {
-            self.tell(error.to_string());
-            false
-        })
     }
 
     /// Has the kernel keep the neighbours of all destinations resolved, and

@@ -183,7 +183,13 @@ impl Maps {
         Some(Place { at, owner, seen_owner, tags, flow })
     }
 
-    fn stored(&self, source: IpAddr, owner: u64, meta: u32, hasher: FlowHash) -> Option<StoredFlow> {
+    fn stored(
+        &self,
+        source: IpAddr,
+        owner: u64,
+        meta: u32,
+        hasher: FlowHash,
+    ) -> Option<StoredFlow> {
         let slot = (owner & SLOT) as u32;
         if slot >= self.destinations.len() {
             return None;

@@ -2,14 +2,12 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
 
 use libbpf_rs::ErrorKind;
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 
-use super::batch;
 use super::types::Record;
 use super::types::octets;
 use super::types::record;
@@ -49,30 +47,12 @@ impl<K: Record, V: Record> Hash<K, V> {
             .map_err(|error| self.fault("insertion", &error))
     }
 
-    /// Puts all entries, or none.
-    pub(crate) fn insert_all(&self, keys: &[K], values: &[V]) -> Result<()> {
-        batch::insert(self.map.as_fd(), keys, values).map_err(|source| {
-            // What was put is of no use alone.
-            let _ = batch::remove(self.map.as_fd(), keys);
-            Error::Map { map: self.name, operation: "insertion", source }
-        })
-    }
-
     /// Removes an entry, if it is there.
     pub(crate) fn remove(&self, key: &K) -> Result<()> {
         match self.map.delete(octets(key)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(self.fault("removal", &error)),
             _ => Ok(()),
         }
-    }
-
-    /// Removes all entries with these keys.
-    pub(crate) fn remove_all(&self, keys: &[K]) -> Result<()> {
-        batch::remove(self.map.as_fd(), keys).map_err(|source| Error::Map {
-            map: self.name,
-            operation: "removal",
-            source,
-        })
     }
 
     fn fault(&self, operation: &'static str, error: &libbpf_rs::Error) -> Error {

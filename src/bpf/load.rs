@@ -14,6 +14,7 @@ use super::Maps;
 use super::pin::PROGRAM;
 use super::probe;
 use super::skeleton::XvsSkelBuilder;
+use super::tables::BLOCK;
 use super::types::Settings;
 use crate::Error;
 use crate::Mode;
@@ -82,7 +83,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.destinations, settings.destinations),
         (&mut maps.service_ids, settings.services),
         (&mut maps.services, settings.services),
-        (&mut maps.tables, sizes.chunks),
+        (&mut maps.tables, sizes.chunks.div_ceil(BLOCK)),
         (&mut maps.vip_ids, settings.services),
         // An LRU keeps free entries back for each CPU.
         (&mut maps.fragments, FRAGMENTS.max(256 * rows)),

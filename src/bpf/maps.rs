@@ -1,10 +1,15 @@
 //! All maps of an instance, from the loaded program or from their pins.
 
+use std::io;
+use std::path::Path;
+
 use libbpf_rs::MapHandle;
 
 use super::Array;
 use super::Hash;
+use super::TableMemory;
 use super::types::*;
+use crate::Error;
 use crate::Result;
 
 /// The maps that the control plane and readers of an instance use.
@@ -19,7 +24,7 @@ pub(crate) struct Maps {
     pub(crate) service_ids: Hash<ServiceKeyRecord, u32>,
     pub(crate) service_hints: Array<u64>,
     pub(crate) services: Array<ServiceRecord>,
-    pub(crate) tables: Hash<ChunkKey, Chunk>,
+    pub(crate) tables: TableMemory,
     pub(crate) vip_ids: Hash<[u8; 16], u32>,
     pub(crate) cpus: Array<Cpu>,
     pub(crate) traffic: Array<Traffic>,
@@ -33,8 +38,8 @@ pub(crate) struct Maps {
 }
 
 impl Maps {
-    /// Takes each map by its name.
-    pub(super) fn new(open: impl Fn(&'static str) -> Result<MapHandle>) -> Result<Self> {
+    /// Opens the maps that are pinned in a folder.
+    pub(super) fn pinned(path: &Path) -> Result<Self> {
         fn array<T: Record>(
             name: &'static str,
             open: impl Fn(&'static str) -> Result<MapHandle>,
@@ -47,6 +52,13 @@ impl Maps {
         ) -> Result<Hash<K, V>> {
             Hash::new(name, open(name)?)
         }
+        let open = |name| {
+            MapHandle::from_pinned_path(path.join(name)).map_err(|error| Error::Map {
+                map: name,
+                operation: "opening",
+                source: io::Error::other(error.to_string()),
+            })
+        };
         Ok(Self {
             gate: array("gate", &open)?,
             flows4: array("flows4", &open)?,
@@ -57,7 +69,7 @@ impl Maps {
             service_ids: hash("service_ids", &open)?,
             service_hints: array("service_hints", &open)?,
             services: array("services", &open)?,
-            tables: hash("tables", &open)?,
+            tables: TableMemory::new(open("tables")?, path),
             vip_ids: hash("vip_ids", &open)?,
             cpus: array("cpus", &open)?,
             traffic: array("traffic", &open)?,

@@ -3,13 +3,13 @@
 
 mod array;
 mod attach;
-mod batch;
 mod flows;
 mod hash;
 mod load;
 mod maps;
 mod pin;
 mod probe;
+mod tables;
 mod types;
 
 pub(crate) use array::Array;
@@ -23,6 +23,8 @@ pub(crate) use load::Dataplane;
 pub(crate) use load::Sizes;
 pub(crate) use maps::Maps;
 pub(crate) use pin::Directory;
+pub(crate) use tables::CHUNK;
+pub(crate) use tables::TableMemory;
 pub(crate) use types::*;
 
 /// The skeleton that libbpf-cargo makes of `bpf/xvs.bpf.c`.

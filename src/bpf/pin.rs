@@ -152,17 +152,6 @@ impl Maps {
             Some(found) => Err(Error::Layout { path, found, expected: LAYOUT }),
         }
     }
-
-    /// Opens the maps that are pinned in a folder.
-    pub(super) fn pinned(path: &Path) -> Result<Self> {
-        Self::new(|name| {
-            MapHandle::from_pinned_path(path.join(name)).map_err(|error| Error::Map {
-                map: name,
-                operation: "opening",
-                source: io::Error::other(error.to_string()),
-            })
-        })
-    }
 }
 
 fn fault(path: &Path, source: io::Error) -> Error {

@@ -5,8 +5,6 @@ use std::mem::size_of;
 use std::net::IpAddr;
 use std::net::Ipv6Addr;
 
-pub(crate) use super::skeleton::types::xvs_chunk as Chunk;
-pub(crate) use super::skeleton::types::xvs_chunk_key as ChunkKey;
 pub(crate) use super::skeleton::types::xvs_cpu as Cpu;
 pub(crate) use super::skeleton::types::xvs_destination as DestinationRecord;
 pub(crate) use super::skeleton::types::xvs_destination_info as DestinationInfo;
@@ -28,12 +26,26 @@ pub(crate) use super::skeleton::types::xvs_service as ServiceRecord;
 pub(crate) use super::skeleton::types::xvs_service_key as ServiceKeyRecord;
 pub(crate) use super::skeleton::types::xvs_settings as Settings;
 pub(crate) use super::skeleton::types::xvs_status as StatusCode;
+pub(crate) use super::skeleton::types::xvs_tables as TableMemoryUnit;
 pub(crate) use super::skeleton::types::xvs_tags as FlowTags;
 pub(crate) use super::skeleton::types::xvs_tick as Tick;
 pub(crate) use super::skeleton::types::xvs_traffic as Traffic;
 
 /// The layout of the maps that this version makes and reads.
 pub(crate) const LAYOUT: u32 = Layout::XVS_LAYOUT_VERSION.0;
+
+/// `struct xvs_chunk`, which the skeleton has not, as no map's type names it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Chunk {
+    pub(crate) slot: [u32; TableMemoryUnit::XVS_CHUNK.0 as usize],
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self { slot: [0; TableMemoryUnit::XVS_CHUNK.0 as usize] }
+    }
+}
 
 /// A record that the kernel copies octet by octet.
 ///
@@ -59,8 +71,7 @@ records! {
     u32: 4,
     u64: 8,
     [u8; 16]: 16,
-    Chunk: 4000,
-    ChunkKey: 8,
+    Chunk: 4096,
     Cpu: 256,
     DestinationRecord: 64,
     DestinationInfo: 104,
