@@ -438,17 +438,22 @@ static __always_inline bool flow_claim(struct packet *p, struct flow *flow)
 #pragma unroll
 	for (i = 0; i < 2; i++) {
 		__u32 start = flow_start1(flow);
-		__u32 start2 = flow_start2(flow);
 		__u64 tags = i ? READ_ONCE(*flow_tags(flow, start)) :
 				 flow->seen;
-		__u64 tags2 = READ_ONCE(*flow_tags(flow, start2));
 		__u32 flows = tags_flows(tags);
 
-		if (i && (tags_have(tags, tag) || tags_have(tags2, tag)))
+		if (i && tags_have(tags, tag))
 			return true;
-		if (flows >= XVS_FLOW_CROWDED && tags_flows(tags2) < flows) {
-			start = start2;
-			tags = tags2;
+		if (flows >= XVS_FLOW_CROWDED) {
+			__u32 start2 = flow_start2(flow);
+			__u64 tags2 = READ_ONCE(*flow_tags(flow, start2));
+
+			if (i && tags_have(tags2, tag))
+				return true;
+			if (tags_flows(tags2) < flows) {
+				start = start2;
+				tags = tags2;
+			}
 		}
 		flow->place = flow_free_place(start, tags);
 		if (flow->place == NOWHERE)
