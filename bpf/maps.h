@@ -104,17 +104,19 @@ struct {
  * that a service has is never changed: a new one is written elsewhere, and one
  * word of the service's record is what swaps them.
  */
+struct xvs_block {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XVS_BLOCK);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct xvs_chunk));
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_ARRAY);
-		__uint(map_flags, BPF_F_MMAPABLE);
-		__uint(max_entries, XVS_BLOCK);
-		__uint(key_size, sizeof(__u32));
-		__uint(value_size, sizeof(struct xvs_chunk));
-	});
+	__array(values, struct xvs_block);
 } tables SEC(".maps");
 
 /* Ids of VIPs by address. */

@@ -19,6 +19,7 @@
 #include "packet.h"
 #include "hash.h"
 #include "flow.h"
+#include "flow_store.h"
 #include "service.h"
 #include "fragment.h"
 #include "reply.h"
@@ -48,6 +49,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 	struct flow flow = {};
 
 	d = flow_find(p, &flow);
+	if (!d && !is_syn(p))
+		flow_expect(p, &flow);
 	p->service = d ? p->owner : service_find(p);
 	if (!p->service)
 		return XVS_NO_SERVICE;

@@ -16,6 +16,7 @@ mod packets {
 }
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -182,6 +183,59 @@ fn errors_are_limited() {
             },
         );
     }
+}
+
+/// Tables lie in blocks of memory, one behind the other, some across two; what
+/// a service leaves another one gets.
+#[test]
+fn each_of_many_services_has_a_table_of_its_own() {
+    // A block has room for 63 tables of the usual size.
+    const SERVICES: u16 = 140;
+    let w = World::v4();
+    Dataplane::with(
+        |options| options.services(SERVICES.into()).destinations(2 * u32::from(SERVICES)),
+        |dataplane| {
+            let host = |n: u16| w.server(Port::Lb0, 3 + (n % 37) as u8);
+            let check = |services: &[(u16, IpAddr)]| {
+                for (port, server) in services {
+                    for client in 1..=8 {
+                        let frame = common::frame::Ip::new([198, 51, 100, client].into(), w.vip);
+                        let frame = frame.tcp((4000, *port), SYN, b"");
+                        let (verdict, output) = dataplane.run(Port::Lb0, &frame);
+                        assert_eq!(verdict, dataplane.forwards(Port::Lb0, Port::Lb0));
+                        assert_eq!(destination_mac(&output), server_mac(*server), "port {port}");
+                        let explained = dataplane.client.instance().explain(&xvs::Packet {
+                            protocol: xvs::Protocol::Tcp,
+                            source: [198, 51, 100, client].into(),
+                            source_port: Some(4000),
+                            destination: w.vip,
+                            destination_port: *port,
+                            syn: true,
+                        });
+                        let chosen = explained.expect("maps are read").destination;
+                        let chosen = chosen.map(|chosen| chosen.destination.address);
+                        assert_eq!(chosen, Some(*server), "port {port} explained");
+                    }
+                }
+            };
+            let mut services: Vec<(u16, IpAddr)> =
+                (0..SERVICES).map(|n| (9100 + n, host(n))).collect();
+            for (port, server) in &services {
+                dataplane.serve(&w.tcp(*port), &[Destination::new(*server)]);
+            }
+            check(&services);
+            // One goes and another comes, all others change.
+            for (n, (port, server)) in (0..).zip(&mut services) {
+                *server = host(n + 5);
+                if n % 3 == 0 {
+                    dataplane.client.remove_service(&w.tcp(*port)).expect("it was there");
+                    *port += 500;
+                }
+                dataplane.serve(&w.tcp(*port), &[Destination::new(*server)]);
+            }
+            check(&services);
+        },
+    );
 }
 
 /// A sticky service sends a client to one server, whatever its ports.
