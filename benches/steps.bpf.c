@@ -382,16 +382,70 @@ static __always_inline bool step_siphash37(struct step *s)
 }
 PROGRAM(siphash37, SERVICES)
 
-static __always_inline bool step_far_read(struct step *s)
+/* A word that no cache has: a number of the run makes each run's differ. */
+static __always_inline __u64 *far_word(struct step *s)
 {
 	struct far_page *page = bpf_map_lookup_elem(&pages, &s->choice);
 
-	if (!page)
+	return page ? &page->words[s->x % PAGE] : NULL;
+}
+
+static __always_inline bool far_start(struct step *s)
+{
+	__u32 row = 0;
+	struct counters *counters;
+
+	if (s->number)
+		return true;
+	counters = bpf_map_lookup_elem(&rows, &row);
+	if (!counters)
 		return false;
-	s->x += page->words[s->x % PAGE];
+	s->x += ++counters->counts[COUNTERS];
+	stir(s, PAGES);
+	return true;
+}
+
+static __always_inline bool step_far_read(struct step *s)
+{
+	volatile __u64 *word;
+
+	if (!far_start(s))
+		return false;
+	word = far_word(s);
+	if (!word)
+		return false;
+	s->x += *word;
 	return true;
 }
 PROGRAM(far_read, PAGES)
+
+static __always_inline bool step_far_write(struct step *s)
+{
+	volatile __u64 *word;
+
+	if (!far_start(s))
+		return false;
+	word = far_word(s);
+	if (!word)
+		return false;
+	*word = 0;
+	return true;
+}
+PROGRAM(far_write, PAGES)
+
+static __always_inline bool step_far_exchange(struct step *s)
+{
+	__u64 *word;
+
+	if (!far_start(s))
+		return false;
+	word = far_word(s);
+	if (!word)
+		return false;
+	s->x += __sync_val_compare_and_swap(word, 0, s->choice & 1);
+	return true;
+}
+PROGRAM(far_exchange, PAGES)
 
 /* The entry is looked up once: that is another step. */
 SEC("xdp")
