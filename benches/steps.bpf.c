@@ -107,8 +107,10 @@ struct {
 	__type(value, struct chunk);
 } chunks SEC(".maps");
 
+/* As Maglev tables have it: BPF_F_INNER_MAP is not inlined. */
 struct inner {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_INNER_MAP);
 	__uint(max_entries, INNER);
 	__type(key, __u32);
 	__type(value, __u64);

@@ -6,14 +6,14 @@
 #ifndef XVS_FLOW_STORE_H
 #define XVS_FLOW_STORE_H
 
-/* Reads the first bucket of a flow that is going to be stored there: so its
- * memory comes while the packet's destination is chosen.
+/* Reads the first bucket of a flow that is going to be stored there, as most are:
+ * so its memory comes while the packet's destination is chosen.
  */
 static __always_inline void flow_expect(struct packet *p, struct flow *flow)
 {
 	__u32 start = flow_start1(flow);
 
-	if (!flow->group || tags_flows(flow->seen) >= XVS_FLOW_WAYS)
+	if (!flow->group || tags_flows(flow->seen) >= XVS_FLOW_CROWDED)
 		return;
 	READ_ONCE(flow_place(p, flow, start)->owner);
 	if (p->version == 6)

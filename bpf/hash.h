@@ -37,8 +37,8 @@ static __always_inline __u64 hash_source(struct packet *p)
 }
 
 /* What a flow's place follows from: the hash of its packets, in an order that only
- * this instance knows. So even who knows the key of that one can aim at a place
- * only with packets whose hashes are the same in all 64 bits.
+ * this instance knows. Who knows the key of that one has no way known to aim at a
+ * place but packets whose hashes are the same in all 64 bits.
  */
 static __always_inline __u64 hash_flow(__u64 hash)
 {

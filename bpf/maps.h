@@ -49,7 +49,7 @@ struct {
 	__type(value, struct xvs_tags);
 } tags6 SEC(".maps");
 
-/* Only for kernels without atomic exchanges (bpf/flow.h). A lock cannot lie in
+/* Only for kernels without atomic exchanges (bpf/flow_store.h). A lock cannot lie in
  * memory that is mapped.
  */
 struct xvs_flow_lock {
@@ -103,11 +103,16 @@ struct {
 /* Lookup tables, in blocks that are made when there are tables for them. A table
  * that a service has is never changed: a new one is written elsewhere, and one
  * word of the service's record is what swaps them.
+ *
+ * Blocks differ in size, which is BPF_F_INNER_MAP. That also keeps their lookup
+ * from being inlined, which from v6.0 on, before v6.4 and v6.1.34, finds entry 0
+ * alone: cba41bb78d70 ("bpf: Fix elem_size not being set for inner maps"). They
+ * are made without BTF types, so none is named here.
  */
 struct xvs_block {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, XVS_BLOCK);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(struct xvs_chunk));
 };

@@ -65,17 +65,16 @@ static __always_inline __u32 service_find(struct packet *p)
 /* The slot that a table has at an index. */
 static __always_inline __u32 table_slot(__u32 table, __u32 index)
 {
-	__u32 chunk = table + index / XVS_CHUNK;
-	__u32 number = chunk / XVS_BLOCK;
-	struct xvs_chunk *found;
+	__u32 number = table >> XVS_BLOCK_SHIFT;
+	struct xvs_chunk *chunk;
 	void *block;
 
 	block = bpf_map_lookup_elem(&tables, &number);
 	if (!block)
 		return 0;
-	number = chunk % XVS_BLOCK;
-	found = bpf_map_lookup_elem(block, &number);
-	return found ? READ_ONCE(found->slot[index % XVS_CHUNK]) : 0;
+	number = table % (1U << XVS_BLOCK_SHIFT) + index / XVS_CHUNK;
+	chunk = bpf_map_lookup_elem(block, &number);
+	return chunk ? READ_ONCE(chunk->slot[index % XVS_CHUNK]) : 0;
 }
 
 /* The destination that the service's table has for the packet, or NULL. */

@@ -49,8 +49,6 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 	struct flow flow = {};
 
 	d = flow_find(p, &flow);
-	if (!d && !is_syn(p))
-		flow_expect(p, &flow);
 	p->service = d ? p->owner : service_find(p);
 	if (!p->service)
 		return XVS_NO_SERVICE;
@@ -64,6 +62,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 	}
 	if (d && flow_takes_syn(p, &flow))
 		return forward(ctx, p, d, XVS_FORWARDED_FLOW);
+	if (!is_syn(p))
+		flow_expect(p, &flow);
 	d = choose(p);
 	if (!d || !d->ifindex)
 		return XVS_NO_DESTINATION;

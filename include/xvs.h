@@ -61,8 +61,10 @@ enum {
 enum xvs_tables {
 	/* Entries in one chunk: a page. */
 	XVS_CHUNK = 1024,
-	/* Chunks in one block: 16 MiB. */
-	XVS_BLOCK = 4096,
+	/* A table's number is that of its block, shifted by so many bits, plus
+	 * that of its first chunk there. Block 0 is none.
+	 */
+	XVS_BLOCK_SHIFT = 20,
 };
 
 /* The owner of a place in the flow table, from the low bits up: the slot of
@@ -155,7 +157,7 @@ struct xvs_service_key {
 
 /* A service, by id. Id 0 is no service. */
 struct xvs_service {
-	__u32 table;  /* first chunk of its lookup table, 0: none */
+	__u32 table;  /* number of its lookup table, 0: none */
 	__u32 vip;    /* id of its VIP */
 	__u32 sticky; /* 1: the source address alone is hashed */
 	__u32 used;   /* 1: there is such a service */
@@ -200,9 +202,7 @@ enum xvs_status {
 	XVS_NO_NEIGHBOUR,
 };
 
-/* Part of a lookup table, which has as many in a row as it needs. Chunk 0 of
- * the first block is none's.
- */
+/* Part of a lookup table, which has as many in a row as it needs. */
 struct xvs_chunk {
 	__u32 slot[XVS_CHUNK];
 };
@@ -341,8 +341,8 @@ struct xvs_instance {
 	enum xvs_flow_owner flow_owner;
 	enum xvs_flow_meta flow_meta;
 	enum xvs_flow_tag flow_tag;
-	enum xvs_tables tables;
 	__u32 process;
+	enum xvs_tables tables;
 	/* Odd while counters move from one record to another: what is read
 	 * meanwhile does not add up.
 	 */
@@ -368,6 +368,7 @@ _Static_assert(sizeof(struct xvs_service) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_destination) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_traffic) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_cpu) == 256, "whole cache lines");
+_Static_assert(sizeof(struct xvs_chunk) == 4096, "one page");
 _Static_assert(sizeof(struct xvs_flow) == 16, "packed");
 _Static_assert(sizeof(struct xvs_flows4) == 4096, "one page");
 _Static_assert(sizeof(struct xvs_flows6) == 8192, "two pages");

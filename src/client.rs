@@ -41,6 +41,7 @@ use crate::bpf::Layout;
 use crate::bpf::ReasonCode;
 use crate::bpf::Settings;
 use crate::bpf::Sizes;
+use crate::bpf::Tables;
 use crate::bpf::Tick;
 use crate::bpf::program_name;
 use crate::census;
@@ -134,8 +135,11 @@ impl Client {
         }
         directory.clear()?;
         let settings = settings(&options)?;
-        let sizes =
-            Sizes { settings, chunks: Control::chunks(&options), prefixes: MAX_PREFIXES as u32 };
+        let sizes = Sizes {
+            settings,
+            table_blocks: Control::table_blocks(&options),
+            prefixes: MAX_PREFIXES as u32,
+        };
         let (dataplane, maps) = Dataplane::load(&sizes, directory)?;
         let maps = Arc::new(maps);
         maps.instance.write(
@@ -147,6 +151,7 @@ impl Client {
                 flow_owner: FlowOwner::XVS_FLOW_SLOT_BITS,
                 flow_meta: FlowMeta::XVS_FLOW_SEEN_BITS,
                 flow_tag: FlowTag::XVS_TAG_UNUSED,
+                tables: Tables::XVS_CHUNK,
                 process: process::id(),
                 started_ns: now_ns(),
                 settings,

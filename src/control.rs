@@ -151,9 +151,9 @@ impl Control {
         control
     }
 
-    /// How many chunks of lookup tables the data plane needs room for.
-    pub(crate) fn chunks(options: &Options) -> u32 {
-        Tables::chunks(options.services, options.table_size)
+    /// How many blocks of lookup tables the data plane needs room for.
+    pub(crate) fn table_blocks(options: &Options) -> u32 {
+        Tables::blocks(options.services)
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -109,9 +109,8 @@ impl Instance {
             port: packet.destination_port,
             protocol: packet.protocol,
         };
-        let record = match self.maps.service_ids.get(&key_record(key))? {
-            Some(id) => self.maps.services.read(id),
-            None => return Ok(Explanation::new(Verdict::Drop, "no_service")),
+        let Some(id) = self.maps.service_ids.get(&key_record(key))? else {
+            return Ok(Explanation::new(Verdict::Drop, "no_service"));
         };
         let tuple = FlowKey {
             source: packet.source,
@@ -121,13 +120,19 @@ impl Instance {
             protocol: packet.protocol.number(),
         };
         let syn = packet.syn && packet.protocol == Protocol::Tcp;
-        let mut explanation = match packet.source_port {
-            Some(_) => self.explain_tuple(&tuple, &record, syn)?,
-            None if record.sticky != 0 => self.explain_hash(&tuple, &record, syn)?,
-            None => self.explain_shares(&record, syn)?,
-        };
-        explanation.service = record.service();
-        Ok(explanation)
+        loop {
+            let record = self.maps.services.read(id);
+            let mut explanation = match packet.source_port {
+                Some(_) => self.explain_tuple(&tuple, &record, syn)?,
+                None if record.sticky != 0 => self.explain_hash(&tuple, &record, syn)?,
+                None => self.explain_shares(&record, syn)?,
+            };
+            explanation.service = record.service();
+            // A table that the service has left may be another one's by now.
+            if self.maps.services.read(id).table == record.table {
+                return Ok(explanation);
+            }
+        }
     }
 
     fn explain_tuple(
@@ -180,7 +185,7 @@ impl Instance {
         let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
         let chunks = if record.table == 0 { 0 } else { size.div_ceil(CHUNK) };
         for number in 0..chunks {
-            let chunk = self.maps.tables.read(record.table + number)?;
+            let chunk = self.maps.tables.read(record.table, number)?;
             let entries = (size - number * CHUNK) as usize;
             for slot in chunk.slot.iter().take(entries) {
                 *counts.entry(*slot).or_default() += 1;
@@ -207,7 +212,7 @@ impl Instance {
         if record.table == 0 {
             return Ok(None);
         }
-        let chunk = self.maps.tables.read(record.table + index / CHUNK)?;
+        let chunk = self.maps.tables.read(record.table, index / CHUNK)?;
         let slot = chunk.slot[(index % CHUNK) as usize];
         Ok(Some(slot).filter(|slot| self.is_slot_of(*slot, record)))
     }

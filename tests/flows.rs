@@ -204,6 +204,7 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
             for vip in [VIP4, VIP6] {
                 let service = Service::tcp(vip, 80);
                 dataplane.serve(&service, &servers(3..40));
+                let stored = dataplane.client.info().expect("info").stats.flows;
                 let steps: [Step; CPUS] = std::array::from_fn(|_| Step::default());
                 thread::scope(|scope| {
                     for cpu in 0..CPUS {
@@ -226,6 +227,7 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
                         });
                     }
                 });
+                let stored = dataplane.client.info().expect("info").stats.flows - stored;
                 let mut found: BTreeMap<SocketAddr, u32> = BTreeMap::new();
                 for flow in dataplane.client.instance().flows(usize::MAX).expect("flows") {
                     if flow.service == service.key() {
@@ -241,15 +243,16 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
                     .map(|source| FlowKey::new(source, vip, Protocol::Tcp))
                     .collect();
                 assert!(lost.len() as u32 <= count / 1_000, "{} are lost", lost.len());
-                for key in lost {
-                    assert!(dataplane.tables.is_crowded_out(&key), "{key:?} has room and is lost");
-                }
-                // Of a packet on both CPUs each may take another place.
-                let once = (0..count).filter(|n| !both(*n)).map(|n| client(vip.ip(), n, 100));
-                for source in once {
-                    assert!(found.get(&source).is_none_or(|times| *times == 1), "{source}");
-                }
-                assert!(found.values().all(|times| *times <= CPUS as u32), "more than twice");
+                let had_room = lost.iter().filter(|key| !dataplane.tables.is_crowded_out(key));
+                // A flow without a place may take another's, if a tick passed.
+                let replaced = stored - u64::from(found.values().sum::<u32>());
+                assert!(
+                    had_room.count() as u64 <= replaced,
+                    "of {lost:?} {replaced} were replaced"
+                );
+                // Each CPU may take a place for a packet that both have at the
+                // same time, which few are.
+                assert!(twice as u32 <= count / 3 / 10, "{twice} of {count} are there twice");
             }
         },
     );

@@ -27,6 +27,7 @@ use common::dataplane::server_mac;
 use common::dataplane::set_neighbour;
 use common::dataplane::wait_for;
 use common::frame::ACK;
+use common::frame::Ip;
 use common::frame::SYN;
 use common::frame::destination_mac;
 use common::netns::sh;
@@ -41,6 +42,9 @@ use packets::world::World;
 use packets::{echo, errors, flows, foreign, fragments, network, transport, ways_out};
 use xvs::Destination;
 use xvs::DestinationStatus;
+use xvs::Options;
+use xvs::Packet;
+use xvs::Protocol;
 
 /// Every case, in the order in which they run.
 fn cases(v4: &World, v6: &World) -> Vec<Case> {
@@ -185,57 +189,70 @@ fn errors_are_limited() {
     }
 }
 
-/// Tables lie in blocks of memory, one behind the other, some across two; what
-/// a service leaves another one gets.
+/// Tables lie in blocks of memory, several chunks each; what a service leaves
+/// another one gets.
 #[test]
 fn each_of_many_services_has_a_table_of_its_own() {
-    // A block has room for 63 tables of the usual size.
+    /// Seven blocks have room for 127.
     const SERVICES: u16 = 140;
     let w = World::v4();
-    Dataplane::with(
-        |options| options.services(SERVICES.into()).destinations(2 * u32::from(SERVICES)),
-        |dataplane| {
-            let host = |n: u16| w.server(Port::Lb0, 3 + (n % 37) as u8);
-            let check = |services: &[(u16, IpAddr)]| {
-                for (port, server) in services {
-                    for client in 1..=8 {
-                        let frame = common::frame::Ip::new([198, 51, 100, client].into(), w.vip);
-                        let frame = frame.tcp((4000, *port), SYN, b"");
-                        let (verdict, output) = dataplane.run(Port::Lb0, &frame);
-                        assert_eq!(verdict, dataplane.forwards(Port::Lb0, Port::Lb0));
-                        assert_eq!(destination_mac(&output), server_mac(*server), "port {port}");
-                        let explained = dataplane.client.instance().explain(&xvs::Packet {
-                            protocol: xvs::Protocol::Tcp,
-                            source: [198, 51, 100, client].into(),
+    let limits = |options: Options| {
+        options.services(SERVICES.into()).destinations(4 * u32::from(SERVICES)).table_size(4_099)
+    };
+    Dataplane::with(limits, |dataplane| {
+        let servers = |n: u16| -> [IpAddr; 3] {
+            std::array::from_fn(|i| w.server(Port::Lb0, 3 + ((7 * n + i as u16) % 37) as u8))
+        };
+        let serve = |port: u16, servers: [IpAddr; 3]| {
+            dataplane.serve(&w.tcp(port), &servers.map(Destination::new));
+        };
+        // It opens the pins before there are tables.
+        let reader = dataplane.reader();
+        let check = |services: &[(u16, [IpAddr; 3])]| {
+            for (port, servers) in services {
+                let mut used = BTreeSet::new();
+                for client in 1..=32 {
+                    let client = IpAddr::from([198, 51, 100, client]);
+                    let frame = Ip::new(client, w.vip).tcp((4000, *port), SYN, b"");
+                    let (verdict, output) = dataplane.run(Port::Lb0, &frame);
+                    assert_eq!(verdict, dataplane.forwards(Port::Lb0, Port::Lb0));
+                    let mac = destination_mac(&output);
+                    let server = servers.iter().find(|server| server_mac(**server) == mac);
+                    let server = server.unwrap_or_else(|| panic!("port {port}: {mac:02x?}"));
+                    used.insert(*server);
+                    for reader in [&reader, dataplane.client.instance()] {
+                        let explanation = reader.explain(&Packet {
+                            protocol: Protocol::Tcp,
+                            source: client,
                             source_port: Some(4000),
                             destination: w.vip,
                             destination_port: *port,
                             syn: true,
                         });
-                        let chosen = explained.expect("maps are read").destination;
+                        let chosen = explanation.expect("maps that can be read").destination;
                         let chosen = chosen.map(|chosen| chosen.destination.address);
-                        assert_eq!(chosen, Some(*server), "port {port} explained");
+                        assert_eq!(chosen, Some(*server), "port {port}");
                     }
                 }
-            };
-            let mut services: Vec<(u16, IpAddr)> =
-                (0..SERVICES).map(|n| (9100 + n, host(n))).collect();
-            for (port, server) in &services {
-                dataplane.serve(&w.tcp(*port), &[Destination::new(*server)]);
+                assert!(used.len() > 1, "port {port}: 32 clients use one server");
             }
-            check(&services);
-            // One goes and another comes, all others change.
-            for (n, (port, server)) in (0..).zip(&mut services) {
-                *server = host(n + 5);
-                if n % 3 == 0 {
-                    dataplane.client.remove_service(&w.tcp(*port)).expect("it was there");
-                    *port += 500;
-                }
-                dataplane.serve(&w.tcp(*port), &[Destination::new(*server)]);
+        };
+        let mut services: Vec<_> = (0..SERVICES).map(|n| (9100 + n, servers(n))).collect();
+        for (port, servers) in &services {
+            serve(*port, *servers);
+        }
+        check(&services);
+        // One goes and another comes, all others change.
+        for (n, (port, changed)) in (0..).zip(&mut services) {
+            *changed = servers(n + 5);
+            if n % 3 == 0 {
+                dataplane.client.remove_service(&w.tcp(*port)).expect("it was there");
+                *port += 500;
             }
-            check(&services);
-        },
-    );
+            serve(*port, *changed);
+        }
+        check(&services);
+    });
 }
 
 /// A sticky service sends a client to one server, whatever its ports.
@@ -255,7 +272,7 @@ fn a_sticky_client_has_one_server() {
                         true => [198, 51, 100, client].into(),
                         false => [0x2001, 0xdb8, 7, 0, 0, 0, 0, u16::from(client)].into(),
                     };
-                    let frame = common::frame::Ip::new(address, w.vip);
+                    let frame = Ip::new(address, w.vip);
                     let frame = frame.tcp((source, port), flags, b"");
                     let (verdict, output) = dataplane.run(Port::Lb0, &frame);
                     assert_eq!(verdict, dataplane.forwards(Port::Lb0, Port::Lb0));

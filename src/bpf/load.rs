@@ -14,7 +14,6 @@ use super::Maps;
 use super::pin::PROGRAM;
 use super::probe;
 use super::skeleton::XvsSkelBuilder;
-use super::tables::BLOCK;
 use super::types::Settings;
 use crate::Error;
 use crate::Mode;
@@ -27,7 +26,7 @@ const FRAGMENTS: u32 = 16_384;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) settings: Settings,
-    pub(crate) chunks: u32,
+    pub(crate) table_blocks: u32,
     pub(crate) prefixes: u32,
 }
 
@@ -83,7 +82,8 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.destinations, settings.destinations),
         (&mut maps.service_ids, settings.services),
         (&mut maps.services, settings.services),
-        (&mut maps.tables, sizes.chunks.div_ceil(BLOCK)),
+        // Block 0 is none.
+        (&mut maps.tables, sizes.table_blocks + 1),
         (&mut maps.vip_ids, settings.services),
         // An LRU keeps free entries back for each CPU.
         (&mut maps.fragments, FRAGMENTS.max(256 * rows)),

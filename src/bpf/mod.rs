@@ -25,6 +25,7 @@ pub(crate) use maps::Maps;
 pub(crate) use pin::Directory;
 pub(crate) use tables::CHUNK;
 pub(crate) use tables::TableMemory;
+pub(crate) use tables::table_number;
 pub(crate) use types::*;
 
 /// The skeleton that libbpf-cargo makes of `bpf/xvs.bpf.c`.

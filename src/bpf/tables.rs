@@ -18,10 +18,13 @@ use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use libbpf_rs::MapType;
+use libbpf_sys::BPF_F_INNER_MAP;
+use libbpf_sys::BPF_F_MMAPABLE;
+use libbpf_sys::bpf_map_create_opts;
 
 use super::Array;
 use super::types::Chunk;
-use super::types::TableMemoryUnit;
+use super::types::Tables;
 use crate::Error;
 use crate::Result;
 
@@ -29,16 +32,22 @@ use crate::Result;
 const NAME: &str = "tables";
 
 /// Entries in a chunk.
-pub(crate) const CHUNK: u32 = TableMemoryUnit::XVS_CHUNK.0;
+pub(crate) const CHUNK: u32 = Tables::XVS_CHUNK.0;
 
-/// Chunks in a block.
-pub(super) const BLOCK: u32 = TableMemoryUnit::XVS_BLOCK.0;
+/// Bits of a table's number that are its first chunk's in the block.
+const SHIFT: u32 = Tables::XVS_BLOCK_SHIFT.0;
+
+/// The number of the table that begins with this chunk of a block.
+pub(crate) const fn table_number(block: u32, chunk: u32) -> u32 {
+    block << SHIFT | chunk
+}
 
 /// The map of blocks, and those of them that were used so far.
 #[derive(Debug)]
 pub(crate) struct TableMemory {
     map: MapHandle,
-    /// Where each block is pinned under its number.
+    /// Where each block is pinned under its number: other processes may not
+    /// open it by its id (that takes CAP_SYS_ADMIN).
     directory: PathBuf,
     blocks: Mutex<BTreeMap<u32, Arc<Array<Chunk>>>>,
 }
@@ -49,63 +58,76 @@ impl TableMemory {
         Self { map, directory: directory.to_owned(), blocks: Mutex::default() }
     }
 
-    /// Makes the blocks that there are not yet, up to that with the last of so many
-    /// chunks. The kernel takes an RCU grace period for each.
-    pub(crate) fn reserve(&self, chunks: u32) -> Result<()> {
-        for number in 0..chunks.div_ceil(BLOCK) {
-            if !self.blocks().contains_key(&number) {
-                let block = self.make(number)?;
-                self.blocks().insert(number, Arc::new(block));
-            }
-        }
-        Ok(())
-    }
-
-    fn make(&self, number: u32) -> Result<Array<Chunk>> {
-        let options = libbpf_sys::bpf_map_create_opts {
-            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
-            map_flags: libbpf_sys::BPF_F_MMAPABLE,
+    /// Makes a block of so many chunks. The kernel waits for an RCU grace period
+    /// (1ae80cf31938, "bpf: wait for running BPF programs when updating
+    /// map-in-map").
+    pub(crate) fn make(&self, number: u32, chunks: u32) -> Result<()> {
+        let options = bpf_map_create_opts {
+            sz: size_of::<bpf_map_create_opts>() as u64,
+            map_flags: BPF_F_MMAPABLE | BPF_F_INNER_MAP,
             ..Default::default()
         };
         let (key, value) = (size_of::<u32>() as u32, size_of::<Chunk>() as u32);
-        let created = MapHandle::create(MapType::Array, Some(NAME), key, value, BLOCK, &options);
-        let mut map = created.map_err(|error| fault("more memory", &error))?;
-        let array = Array::new(NAME, &map)?;
+        let created = MapHandle::create(MapType::Array, Some(NAME), key, value, chunks, &options);
+        let mut map = created.map_err(|error| fault("enlargement", &error))?;
+        let block = Array::new(NAME, &map)?;
         let pin = self.pin(number);
+        // What is there comes from an attempt that failed below.
+        let _ = fs::remove_file(&pin);
         map.pin(&pin).map_err(|error| fault("pinning", &error))?;
-        let (index, file) = (number.to_ne_bytes(), map.as_fd().as_raw_fd().to_ne_bytes());
-        self.map.update(&index, &file, MapFlags::ANY).map_err(|error| {
-            // Nobody refers to it.
+        let file = map.as_fd().as_raw_fd().to_ne_bytes();
+        self.map.update(&number.to_ne_bytes(), &file, MapFlags::ANY).map_err(|error| {
             let _ = fs::remove_file(&pin);
-            fault("more memory", &error)
+            fault("insertion", &error)
         })?;
-        Ok(array)
+        self.blocks().insert(number, Arc::new(block));
+        Ok(())
     }
 
-    /// Writes the entries of a table from its first chunk on. There is memory for
-    /// them.
-    pub(crate) fn write(&self, first: u32, slots: &[u32]) -> Result<()> {
+    /// Writes the entries of a table.
+    pub(crate) fn write(&self, table: u32, slots: &[u32]) -> Result<()> {
+        let (block, first) = self.locate(table)?;
         for (chunk, part) in (first..).zip(slots.chunks(CHUNK as usize)) {
             let mut value = Chunk::default();
             value.slot[..part.len()].copy_from_slice(part);
-            self.block(chunk / BLOCK)?.write(chunk % BLOCK, &value);
+            block.write(chunk, &value);
         }
         Ok(())
     }
 
-    /// The entries of a chunk.
-    pub(crate) fn read(&self, chunk: u32) -> Result<Chunk> {
-        Ok(self.block(chunk / BLOCK)?.read(chunk % BLOCK))
+    /// The entries of a table's chunk.
+    pub(crate) fn read(&self, table: u32, chunk: u32) -> Result<Chunk> {
+        let (block, first) = self.locate(table)?;
+        Ok(block.read(first + chunk))
     }
 
-    /// A block that there is.
-    fn block(&self, number: u32) -> Result<Arc<Array<Chunk>>> {
-        if let Some(block) = self.blocks().get(&number) {
-            return Ok(Arc::clone(block));
+    /// A table's block, and its first chunk there.
+    fn locate(&self, table: u32) -> Result<(Arc<Array<Chunk>>, u32)> {
+        let (number, first) = (table >> SHIFT, table % (1 << SHIFT));
+        let known = self.blocks().get(&number).map(Arc::clone);
+        let block = match known {
+            Some(block) => block,
+            None => {
+                let block = Arc::new(self.open(number)?);
+                self.blocks().insert(number, Arc::clone(&block));
+                block
+            }
+        };
+        Ok((block, first))
+    }
+
+    /// Opens a block that another process has made.
+    fn open(&self, number: u32) -> Result<Array<Chunk>> {
+        let opening = |error| fault("opening", &error);
+        let map = MapHandle::from_pinned_path(self.pin(number)).map_err(opening)?;
+        // For user space the value is the id of the map that is there.
+        let wanted = self.map.lookup(&number.to_ne_bytes(), MapFlags::ANY).map_err(opening)?;
+        let id = map.info().map_err(opening)?.info.id;
+        if wanted.is_none_or(|wanted| wanted != id.to_ne_bytes()) {
+            let source = io::Error::other("the instance was started anew; open it again");
+            return Err(Error::Map { map: NAME, operation: "opening", source });
         }
-        let map = MapHandle::from_pinned_path(self.pin(number));
-        let block = Array::new(NAME, &map.map_err(|error| fault("opening", &error))?)?;
-        Ok(Arc::clone(self.blocks().entry(number).or_insert(Arc::new(block))))
+        Array::new(NAME, &map)
     }
 
     fn pin(&self, number: u32) -> PathBuf {

@@ -26,7 +26,7 @@ pub(crate) use super::skeleton::types::xvs_service as ServiceRecord;
 pub(crate) use super::skeleton::types::xvs_service_key as ServiceKeyRecord;
 pub(crate) use super::skeleton::types::xvs_settings as Settings;
 pub(crate) use super::skeleton::types::xvs_status as StatusCode;
-pub(crate) use super::skeleton::types::xvs_tables as TableMemoryUnit;
+pub(crate) use super::skeleton::types::xvs_tables as Tables;
 pub(crate) use super::skeleton::types::xvs_tags as FlowTags;
 pub(crate) use super::skeleton::types::xvs_tick as Tick;
 pub(crate) use super::skeleton::types::xvs_traffic as Traffic;
@@ -38,12 +38,12 @@ pub(crate) const LAYOUT: u32 = Layout::XVS_LAYOUT_VERSION.0;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Chunk {
-    pub(crate) slot: [u32; TableMemoryUnit::XVS_CHUNK.0 as usize],
+    pub(crate) slot: [u32; Tables::XVS_CHUNK.0 as usize],
 }
 
 impl Default for Chunk {
     fn default() -> Self {
-        Self { slot: [0; TableMemoryUnit::XVS_CHUNK.0 as usize] }
+        Self { slot: [0; Tables::XVS_CHUNK.0 as usize] }
     }
 }
 

@@ -10,12 +10,16 @@ use super::ids::GRACE;
 use crate::Result;
 use crate::bpf::CHUNK;
 use crate::bpf::Maps;
+use crate::bpf::table_number;
 use crate::hash::HashKey;
 use crate::maglev;
 use crate::maglev::Member;
 
 /// Tables that there may be beside those that services have.
 const SPARE: u32 = 128;
+
+/// Tables in the largest blocks.
+const LARGEST: u32 = 256;
 
 /// A destination of a table: what its share follows from, and its slot.
 pub(super) type Entry = (Member, u32);
@@ -25,11 +29,14 @@ pub(super) struct Tables {
     maps: Arc<Maps>,
     size: u32,
     key: HashKey,
-    /// How many there is memory for so far.
-    made: u32,
     /// How many there may be.
     limit: u32,
-    /// First chunks of those that no service has, and since when.
+    /// How many blocks and tables there is memory for so far.
+    blocks: u32,
+    made: u32,
+    /// Numbers that no service has had yet.
+    fresh: Vec<u32>,
+    /// Numbers that no service has any more, and since when.
     old: VecDeque<(Instant, u32)>,
     /// The last table by members, for services often have the same servers.
     last: (Vec<Member>, Vec<u32>),
@@ -37,25 +44,31 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) const fn new(maps: Arc<Maps>, size: u32, key: HashKey, services: u32) -> Self {
-        let limit = services + SPARE;
         Self {
             maps,
             size,
             key,
+            limit: services + SPARE,
+            blocks: 0,
             made: 0,
-            limit,
+            fresh: Vec::new(),
             old: VecDeque::new(),
             last: (Vec::new(), Vec::new()),
         }
     }
 
-    /// How many chunks the tables of so many services of this size can take.
-    pub(super) const fn chunks(services: u32, size: u32) -> u32 {
-        first_chunk(services + SPARE, size)
+    /// How many blocks the tables of so many services can be in.
+    pub(super) fn blocks(services: u32) -> u32 {
+        let (mut blocks, mut tables) = (0, 0);
+        while tables < services + SPARE {
+            blocks += 1;
+            tables += block_tables(blocks);
+        }
+        blocks
     }
 
-    /// Writes a table over these destinations and returns its first chunk: 0,
-    /// which is no table, when there are none.
+    /// Writes a table over these destinations and returns its number: 0, which
+    /// is no table, when there are none.
     pub(super) fn build(&mut self, entries: &[Entry]) -> Result<u32> {
         if entries.is_empty() {
             return Ok(0);
@@ -66,39 +79,57 @@ impl Tables {
             self.last = (members, table);
         }
         let slots: Vec<u32> = self.last.1.iter().map(|i| entries[*i as usize].1).collect();
-        let first = self.take()?;
-        let written = self.maps.tables.write(first, &slots);
+        let number = self.take()?;
+        let written = self.maps.tables.write(number, &slots);
         if written.is_err() {
-            self.retire(first);
+            self.retire(number);
         }
-        written.map(|()| first)
+        written.map(|()| number)
     }
 
     /// Room for a table. What was freed long enough ago comes first, so that
     /// there is no more memory than was needed at a time.
     fn take(&mut self) -> Result<u32> {
-        let waited = self.old.front().map(|(since, _)| since.elapsed());
-        if self.made < self.limit && waited.is_none_or(|time| time < GRACE) {
-            let first = first_chunk(self.made, self.size);
-            self.maps.tables.reserve(first_chunk(self.made + 1, self.size))?;
-            self.made += 1;
-            return Ok(first);
+        if self.old.front().is_none_or(|(since, _)| since.elapsed() < GRACE) {
+            if self.fresh.is_empty() && self.made < self.limit {
+                let grown = self.grow();
+                // Without more memory what was freed just now will do.
+                if self.old.is_empty() {
+                    grown?;
+                }
+            }
+            if let Some(number) = self.fresh.pop() {
+                return Ok(number);
+            }
         }
-        // SANITY: services have fewer than there may be.
-        let (since, first) = self.old.pop_front().expect("there are spare tables");
+        // SANITY: services have fewer tables than there may be.
+        let (since, number) = self.old.pop_front().expect("there are spare tables");
         thread::sleep(GRACE.saturating_sub(since.elapsed()));
-        Ok(first)
+        Ok(number)
+    }
+
+    /// Makes the next block.
+    fn grow(&mut self) -> Result<()> {
+        let number = self.blocks + 1;
+        let tables = block_tables(number).min(self.limit - self.made);
+        let chunks = self.size.div_ceil(CHUNK);
+        self.maps.tables.make(number, tables * chunks)?;
+        self.blocks = number;
+        self.made += tables;
+        self.fresh.extend((0..tables).rev().map(|i| table_number(number, i * chunks)));
+        Ok(())
     }
 
     /// Lets a table go that no service's record names any more.
-    pub(super) fn retire(&mut self, first: u32) {
-        if first != 0 {
-            self.old.push_back((Instant::now(), first));
+    pub(super) fn retire(&mut self, number: u32) {
+        if number != 0 {
+            self.old.push_back((Instant::now(), number));
         }
     }
 }
 
-/// The first chunk of table number `table`, counted from 0: chunk 0 is none's.
-const fn first_chunk(table: u32, size: u32) -> u32 {
-    1 + table * size.div_ceil(CHUNK)
+/// How many tables a block has room for, the first being number 1: as many as
+/// all before it, so that memory goes with the services and grows seldom.
+fn block_tables(number: u32) -> u32 {
+    1 << (number - 1).min(LARGEST.ilog2())
 }

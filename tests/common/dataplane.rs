@@ -27,6 +27,7 @@ use nix::time::ClockId;
 use nix::time::clock_gettime;
 use xvs::Client;
 use xvs::Destination;
+use xvs::Instance;
 use xvs::Options;
 use xvs::Service;
 use xvs::Stats;
@@ -149,6 +150,7 @@ pub struct Dataplane {
     pub tables: FlowTables,
     /// The first fragments of both families.
     pub fragments: MapHandle,
+    pins: PathBuf,
     program: OwnedFd,
     indices: [u32; 2],
     context: bool,
@@ -225,6 +227,7 @@ impl Dataplane {
         let mut dataplane = Self {
             tables: FlowTables::open(pins),
             fragments: map("fragments"),
+            pins: pins.to_owned(),
             program: Program::fd_from_pinned_path(pins.join("xvs")).expect("a pinned program"),
             indices: [index(Port::Lb0), index(Port::Lb1)],
             context: true,
@@ -234,6 +237,13 @@ impl Dataplane {
         let refused = dataplane.test_run(Port::Lb0, &[0; 64]).err();
         dataplane.context = refused.and_then(|e| e.raw_os_error()) != Some(nix::libc::EINVAL);
         dataplane
+    }
+
+    /// The instance as another process opens it.
+    pub fn reader(&self) -> Instance {
+        let bpffs = self.pins.ancestors().nth(2).expect("the folder of instances is in one");
+        let name = self.pins.file_name().and_then(|name| name.to_str()).expect("a name");
+        Instance::open(bpffs, name).expect("the instance runs")
     }
 
     /// Whether the kernel lets a test say which interface a frame came by.
