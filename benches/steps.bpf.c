@@ -387,65 +387,48 @@ PROGRAM(siphash37, SERVICES)
 /* A word that no cache has: a number of the run makes each run's differ. */
 static __always_inline __u64 *far_word(struct step *s)
 {
-	struct far_page *page = bpf_map_lookup_elem(&pages, &s->choice);
-
-	return page ? &page->words[s->x % PAGE] : NULL;
-}
-
-static __always_inline bool far_start(struct step *s)
-{
+	struct counters *runs;
+	struct far_page *page;
 	__u32 row = 0;
-	struct counters *counters;
 
-	if (s->number)
-		return true;
-	counters = bpf_map_lookup_elem(&rows, &row);
-	if (!counters)
-		return false;
-	s->x += ++counters->counts[COUNTERS];
-	stir(s, PAGES);
-	return true;
+	if (s->number == 0) {
+		runs = bpf_map_lookup_elem(&rows, &row);
+		if (!runs)
+			return NULL;
+		s->x += ++runs->counts[COUNTERS];
+		stir(s, PAGES);
+	}
+	page = bpf_map_lookup_elem(&pages, &s->choice);
+	return page ? &page->words[s->x % PAGE] : NULL;
 }
 
 static __always_inline bool step_far_read(struct step *s)
 {
-	volatile __u64 *word;
+	volatile __u64 *word = far_word(s);
 
-	if (!far_start(s))
-		return false;
-	word = far_word(s);
-	if (!word)
-		return false;
-	s->x += *word;
-	return true;
+	if (word)
+		s->x += *word;
+	return word;
 }
 PROGRAM(far_read, PAGES)
 
 static __always_inline bool step_far_write(struct step *s)
 {
-	volatile __u64 *word;
+	volatile __u64 *word = far_word(s);
 
-	if (!far_start(s))
-		return false;
-	word = far_word(s);
-	if (!word)
-		return false;
-	*word = 0;
-	return true;
+	if (word)
+		*word = 0;
+	return word;
 }
 PROGRAM(far_write, PAGES)
 
 static __always_inline bool step_far_exchange(struct step *s)
 {
-	__u64 *word;
+	__u64 *word = far_word(s);
 
-	if (!far_start(s))
-		return false;
-	word = far_word(s);
-	if (!word)
-		return false;
-	s->x += __sync_val_compare_and_swap(word, 0, s->choice & 1);
-	return true;
+	if (word)
+		s->x += __sync_val_compare_and_swap(word, 0, s->choice & 1);
+	return word;
 }
 PROGRAM(far_exchange, PAGES)
 
