@@ -70,6 +70,8 @@ pub enum Entry {
     Closing,
     /// What was there before, not a bit changed.
     Unchanged,
+    /// The same of a dead flow, which the census may free at any time.
+    Dead,
 }
 
 enum Outcome {
@@ -234,6 +236,7 @@ impl Case {
             let right = match state {
                 Entry::Absent => after.is_none(),
                 Entry::Unchanged => after == entry,
+                Entry::Dead => after.is_none() || after == entry,
                 Entry::Open | Entry::Closing => after.as_ref().is_some_and(|after| {
                     after.is_closing() == (*state == Entry::Closing)
                         && now().wrapping_sub(after.seen()) & 0xff_ffff <= 2

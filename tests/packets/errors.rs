@@ -333,7 +333,7 @@ pub fn owners(w: &World, port: u16) -> Vec<Case> {
         w.case("an error about a flow that is idle too long", about(a))
             .step(Step::AgeFlow(key.clone(), idle))
             .forwards("forwarded_icmp", to(y))
-            .leaves(&key, Entry::Unchanged),
+            .leaves(&key, Entry::Dead),
         w.case("an error about a flow of a server that was removed", about(a))
             .after(ack(a))
             .change(move |dataplane| {
