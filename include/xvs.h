@@ -135,7 +135,7 @@ struct xvs_settings {
 	__u64 k1;
 	/* What makes places of flows a secret of this instance. */
 	__u64 flow_k0;
-	__u64 flow_k1; /* odd */
+	__u64 flow_k1;	    /* odd */
 	__u32 flow_groups;  /* of each flow table */
 	__u32 table_size;   /* entries of a lookup table */
 	__u32 services;	    /* ids are below this */

@@ -40,46 +40,40 @@ pub(crate) struct Maps {
 impl Maps {
     /// Opens the maps that are pinned in a folder.
     pub(super) fn pinned(path: &Path) -> Result<Self> {
-        fn array<T: Record>(
-            name: &'static str,
-            open: impl Fn(&'static str) -> Result<MapHandle>,
-        ) -> Result<Array<T>> {
-            Array::new(name, &open(name)?)
-        }
-        fn hash<K: Record, V: Record>(
-            name: &'static str,
-            open: impl Fn(&'static str) -> Result<MapHandle>,
-        ) -> Result<Hash<K, V>> {
-            Hash::new(name, open(name)?)
-        }
-        let open = |name| {
+        fn open(path: &Path, name: &'static str) -> Result<MapHandle> {
             MapHandle::from_pinned_path(path.join(name)).map_err(|error| Error::Map {
                 map: name,
                 operation: "opening",
                 source: io::Error::other(error.to_string()),
             })
-        };
+        }
+        fn array<T: Record>(path: &Path, name: &'static str) -> Result<Array<T>> {
+            Array::new(name, &open(path, name)?)
+        }
+        fn hash<K: Record, V: Record>(path: &Path, name: &'static str) -> Result<Hash<K, V>> {
+            Hash::new(name, open(path, name)?)
+        }
         Ok(Self {
-            gate: array("gate", &open)?,
-            flows4: array("flows4", &open)?,
-            flows6: array("flows6", &open)?,
-            tags4: array("tags4", &open)?,
-            tags6: array("tags6", &open)?,
-            destinations: array("destinations", &open)?,
-            service_ids: hash("service_ids", &open)?,
-            service_hints: array("service_hints", &open)?,
-            services: array("services", &open)?,
-            tables: TableMemory::new(open("tables")?, path),
-            vip_ids: hash("vip_ids", &open)?,
-            cpus: array("cpus", &open)?,
-            traffic: array("traffic", &open)?,
-            service_refused: array("service_refused", &open)?,
-            vip_refused: array("vip_refused", &open)?,
-            instance: array("instance", &open)?,
-            prefixes: array("prefixes", &open)?,
-            destination_infos: array("destination_infos", &open)?,
-            gauges: array("gauges", &open)?,
-            retired: array("retired", &open)?,
+            gate: array(path, "gate")?,
+            flows4: array(path, "flows4")?,
+            flows6: array(path, "flows6")?,
+            tags4: array(path, "tags4")?,
+            tags6: array(path, "tags6")?,
+            destinations: array(path, "destinations")?,
+            service_ids: hash(path, "service_ids")?,
+            service_hints: array(path, "service_hints")?,
+            services: array(path, "services")?,
+            tables: TableMemory::new(open(path, "tables")?, path),
+            vip_ids: hash(path, "vip_ids")?,
+            cpus: array(path, "cpus")?,
+            traffic: array(path, "traffic")?,
+            service_refused: array(path, "service_refused")?,
+            vip_refused: array(path, "vip_refused")?,
+            instance: array(path, "instance")?,
+            prefixes: array(path, "prefixes")?,
+            destination_infos: array(path, "destination_infos")?,
+            gauges: array(path, "gauges")?,
+            retired: array(path, "retired")?,
         })
     }
 }
