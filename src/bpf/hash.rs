@@ -8,6 +8,7 @@ use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 
+use super::map_fault;
 use super::types::Record;
 use super::types::octets;
 use super::types::record;
@@ -56,7 +57,6 @@ impl<K: Record, V: Record> Hash<K, V> {
     }
 
     fn fault(&self, operation: &'static str, error: &libbpf_rs::Error) -> Error {
-        let source = io::Error::other(error.to_string());
-        Error::Map { map: self.name, operation, source }
+        map_fault(self.name, operation, error)
     }
 }

@@ -11,6 +11,7 @@ use libbpf_rs::skel::SkelBuilder;
 use super::Attachment;
 use super::Directory;
 use super::Maps;
+use super::map_fault;
 use super::pin::PROGRAM;
 use super::probe;
 use super::skeleton::XvsSkelBuilder;
@@ -107,11 +108,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
     open.progs.xvs_locks.set_autoload(!exchange);
     let mut skeleton = open.load().map_err(fault)?;
     let pinned = |map: &mut libbpf_rs::MapMut<'_>, name: &'static str| {
-        map.pin(directory.pin(name)).map_err(|error| Error::Map {
-            map: name,
-            operation: "pinning",
-            source: io::Error::other(error.to_string()),
-        })
+        map.pin(directory.pin(name)).map_err(|error| map_fault(name, "pinning", &error))
     };
     let maps = &mut skeleton.maps;
     for (map, name) in [

@@ -1,6 +1,5 @@
 //! All maps of an instance, from the loaded program or from their pins.
 
-use std::io;
 use std::path::Path;
 
 use libbpf_rs::MapHandle;
@@ -8,8 +7,8 @@ use libbpf_rs::MapHandle;
 use super::Array;
 use super::Hash;
 use super::TableMemory;
+use super::map_fault;
 use super::types::*;
-use crate::Error;
 use crate::Result;
 
 /// The maps that the control plane and readers of an instance use.
@@ -41,11 +40,8 @@ impl Maps {
     /// Opens the maps that are pinned in a folder.
     pub(super) fn pinned(path: &Path) -> Result<Self> {
         fn open(path: &Path, name: &'static str) -> Result<MapHandle> {
-            MapHandle::from_pinned_path(path.join(name)).map_err(|error| Error::Map {
-                map: name,
-                operation: "opening",
-                source: io::Error::other(error.to_string()),
-            })
+            MapHandle::from_pinned_path(path.join(name))
+                .map_err(|error| map_fault(name, "opening", &error))
         }
         fn array<T: Record>(path: &Path, name: &'static str) -> Result<Array<T>> {
             Array::new(name, &open(path, name)?)

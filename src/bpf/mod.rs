@@ -28,6 +28,12 @@ pub(crate) use tables::TableMemory;
 pub(crate) use tables::table_number;
 pub(crate) use types::*;
 
+/// What went wrong with a map.
+fn map_fault(map: &'static str, operation: &'static str, error: &libbpf_rs::Error) -> crate::Error {
+    let source = std::io::Error::other(error.to_string());
+    crate::Error::Map { map, operation, source }
+}
+
 /// The skeleton that libbpf-cargo makes of `bpf/xvs.bpf.c`.
 #[allow(unsafe_code, unused_imports, rust_2018_idioms, missing_docs, clippy::all)]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::semicolon_if_nothing_returned)]

@@ -23,6 +23,7 @@ use libbpf_sys::BPF_F_MMAPABLE;
 use libbpf_sys::bpf_map_create_opts;
 
 use super::Array;
+use super::map_fault;
 use super::types::Chunk;
 use super::types::Tables;
 use crate::Error;
@@ -140,5 +141,5 @@ impl TableMemory {
 }
 
 fn fault(operation: &'static str, error: &libbpf_rs::Error) -> Error {
-    Error::Map { map: NAME, operation, source: io::Error::other(error.to_string()) }
+    map_fault(NAME, operation, error)
 }

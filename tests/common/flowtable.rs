@@ -140,9 +140,8 @@ impl FlowTables {
             let destination = read(&self.destinations, slot as u32);
             let generation = u32::from_ne_bytes(destination[..4].try_into().expect("4 octets"));
             let check = hash.wrapping_add(generation.into()) & 0xfff_ffff;
-            let tag = u16::from_ne_bytes([tags[2 * *place], tags[2 * *place + 1]]);
             slot != 0
-                && tag == (hash >> 8) as u16 | 1
+                && tag_at(&tags, *place) == (hash >> 8) as u16 | 1
                 && owner == port << 48 | check << 20 | slot
                 && client == octets(key.client.ip())
         })?;
@@ -182,18 +181,15 @@ impl FlowTables {
     pub fn has_tag(&self, key: &FlowKey) -> bool {
         let (hash, group, places) = self.candidates(key);
         let tags = read(self.tags(key), group);
-        let tag = ((hash >> 8) as u16 | 1).to_ne_bytes();
-        places.into_iter().any(|place| tags[2 * place..2 * place + 2] == tag)
+        let tag = (hash >> 8) as u16 | 1;
+        places.into_iter().any(|place| tag_at(&tags, place) == tag)
     }
 
     /// Whether every place that a flow can have is another flow's.
     pub fn is_crowded_out(&self, key: &FlowKey) -> bool {
         let (_, group, places) = self.candidates(key);
         let tags = read(self.tags(key), group);
-        places.into_iter().all(|place| {
-            let tag = u16::from_ne_bytes([tags[2 * place], tags[2 * place + 1]]);
-            tag & 1 == 1
-        })
+        places.into_iter().all(|place| tag_at(&tags, place) & 1 == 1)
     }
 
     /// Leaves a flow's place as a writer does that stops before the end.
@@ -251,6 +247,11 @@ impl FlowTables {
         let map = if v4 { &self.v4 } else { &self.v6 };
         map.update(&group.to_ne_bytes(), &octets, MapFlags::EXIST).expect("the group is there");
     }
+}
+
+/// The tag of a place among those of its group.
+fn tag_at(tags: &[u8], place: usize) -> u16 {
+    u16::from_ne_bytes([tags[2 * place], tags[2 * place + 1]])
 }
 
 fn read(map: &MapHandle, index: u32) -> Vec<u8> {
