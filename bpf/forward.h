@@ -19,18 +19,65 @@ static __always_inline void decrement_ttl(struct packet *p)
 	}
 }
 
+/* A MAC address as it is in a record, and what lies behind it in its word. */
+union mac {
+	__u64 word;
+	struct {
+		__u8 octets[6];
+		__be16 vlan;
+	};
+};
+
+static __always_inline void set_macs(struct ethhdr *eth, union mac *destination,
+				     union mac *source)
+{
+	__builtin_memcpy(eth->h_dest, destination->octets, 6);
+	__builtin_memcpy(eth->h_source, source->octets, 6);
+}
+
+/* The Ethernet header of the way out. The frame's tag becomes that of the way's
+ * VLAN, and keeps its priority.
+ */
+static __always_inline int set_link(struct xdp_md *ctx, struct packet *p,
+				    union mac *destination, union mac *source)
+{
+	struct ethhdr *eth = p->eth;
+
+	if (!p->tag && source->vlan) {
+		eth = tag_push(ctx, source->vlan);
+		if (!eth)
+			return -1;
+	} else if (p->tag && !source->vlan) {
+		/* What followed the tag now follows the addresses. */
+		set_macs((void *)eth + sizeof(struct tag), destination, source);
+		return bpf_xdp_adjust_head(ctx, sizeof(struct tag));
+	} else if (p->tag) {
+		struct tag *tag = tag_of_frame(eth);
+
+		tag->control = (tag->control & bpf_htons(~TAG_VLAN)) |
+			       source->vlan;
+	}
+	set_macs(eth, destination, source);
+	return 0;
+}
+
 /* Sends the packet to the server's MAC address. Writes nothing unless it
- * leaves. The reason is what is counted when it does.
+ * leaves, or there is no room for its tag. The reason is what is counted when it
+ * does.
  */
 static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 				   struct xvs_destination *d, int reason)
 {
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
 	__u64 way = READ_ONCE(*(__u64 *)&d->ifindex);
+	/* Each address is read as one word: it may be changing. */
+	union mac destination = { READ_ONCE(*(__u64 *)d->mac) };
+	union mac source = { READ_ONCE(*(__u64 *)d->source_mac) };
 	__u32 ifindex = way;
 	__u32 mtu = way >> 32;
 
-	if (!ifindex)
+	/* Addresses of another way are not this one's. */
+	if (!ifindex || READ_ONCE(*(__u64 *)&d->ifindex) != way)
 		return XVS_NO_DESTINATION;
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
@@ -38,15 +85,8 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	if (p->more)
 		fragment_store(p);
 	decrement_ttl(p);
-	/* Each address is read as one word: it may be changing. */
-	union {
-		__u64 word;
-		__u8 octets[8];
-	} mac = { READ_ONCE(*(__u64 *)d->mac) },
-	  source = { READ_ONCE(*(__u64 *)d->source_mac) };
-
-	__builtin_memcpy(p->eth->h_dest, mac.octets, 6);
-	__builtin_memcpy(p->eth->h_source, source.octets, 6);
+	if (set_link(ctx, p, &destination, &source))
+		return XVS_NO_HEADROOM;
 	p->verdict = ifindex == ctx->ingress_ifindex ? XDP_TX :
 						       bpf_redirect(ifindex, 0);
 	return reason;

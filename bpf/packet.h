@@ -39,6 +39,7 @@ struct tuple {
 
 struct packet {
 	struct ethhdr *eth;
+	__u64 tag; /* octets of the tag: 4, or 0 without one */
 	union {
 		struct iphdr *ip4;
 		struct ipv6hdr *ip6;
@@ -233,12 +234,21 @@ static __always_inline bool gate_has_mac(struct xvs_gate *gate,
 	return false;
 }
 
+/* Whether the host is in the frame's VLAN. */
+static __always_inline bool gate_has_vlan(struct xvs_gate *gate,
+					  struct packet *p)
+{
+	__u32 id = tag_vlan(p->eth, p->tag);
+
+	return gate->vlans[id / 64 % (XVS_VLANS / 64)] >> id % 64 & 1;
+}
+
 /* IP. The frame is not for a VIP, or the packet's addresses are in the key, even
  * when it is malformed.
  */
-static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
+static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate,
+				     struct iphdr *ip)
 {
-	struct iphdr *ip = (void *)(p->eth + 1);
 	__u32 header;
 
 	if ((void *)(ip + 1) > p->end)
@@ -248,7 +258,7 @@ static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
 		return XVS_NOT_VIP;
 	p->ip4 = ip;
 	p->key.saddr[0] = ip->saddr;
-	if (!gate_has_mac(gate, p->eth))
+	if (!gate_has_mac(gate, p->eth) || !gate_has_vlan(gate, p))
 		return XVS_OTHER_HOST;
 
 	header = ip->ihl * 4;
@@ -268,9 +278,8 @@ static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate)
 }
 
 static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
-				     struct xvs_gate *gate)
+				     struct xvs_gate *gate, struct ipv6hdr *ip)
 {
-	struct ipv6hdr *ip = (void *)(p->eth + 1);
 	struct walk walk = {};
 	const __u64 *address;
 	__u32 payload;
@@ -289,7 +298,7 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 	address = (const __u64 *)&ip->saddr;
 	p->key.saddr[0] = address[0];
 	p->key.saddr[1] = address[1];
-	if (!gate_has_mac(gate, p->eth))
+	if (!gate_has_mac(gate, p->eth) || !gate_has_vlan(gate, p))
 		return XVS_OTHER_HOST;
 
 	payload = host16(ip->payload_len);
@@ -297,7 +306,7 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 		return XVS_MALFORMED;
 	p->length = sizeof(*ip) + payload;
 
-	walk.offset = sizeof(*p->eth) + sizeof(*ip);
+	walk.offset = sizeof(*p->eth) + p->tag + sizeof(*ip);
 	walk.left = payload;
 	walk.next = ip->nexthdr;
 	walk.more = p->cpu->zero;

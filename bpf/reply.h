@@ -233,6 +233,7 @@ static __noinline int error_too_big6(struct xdp_md *ctx, __u32 mtu)
 static __always_inline int reply_too_big(struct xdp_md *ctx, struct packet *p,
 					 __u32 mtu, int reason)
 {
+	__be16 control = 0;
 	int error;
 
 	/* An error is no answer to an error, nor to a later fragment (RFC 1122,
@@ -244,8 +245,15 @@ static __always_inline int reply_too_big(struct xdp_md *ctx, struct packet *p,
 	if (p->length < (p->version == 4 ? QUOTE4 : QUOTE6) ||
 	    !icmp_permitted(p->cpu))
 		return XVS_TOO_BIG_LIMITED;
+	if (p->tag) {
+		control = tag_of_frame(p->eth)->control;
+		if (tag_pop(ctx, p->eth))
+			return XVS_TOO_BIG_LIMITED;
+	}
 	error = p->version == 4 ? error_too_big4(ctx, mtu) :
 				  error_too_big6(ctx, mtu);
+	if (!error && p->tag)
+		error = tag_restore(ctx, control);
 	return error ? XVS_TOO_BIG_LIMITED : XVS_TOO_BIG_REPLIED;
 }
 

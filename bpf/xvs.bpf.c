@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * The data plane for layer 2 on untagged interfaces.
+ * The data plane for layer 2.
  *
  * A packet's way: parse, find its flow, else its service and the hash's
  * choice, forward, count. Each packet ends with one reason; its verdict
@@ -16,6 +16,7 @@
 #include "maps.h"
 #include "once.h"
 #include "siphash.h"
+#include "tag.h"
 #include "packet.h"
 #include "hash.h"
 #include "flow.h"
@@ -97,22 +98,28 @@ static __always_inline int process_frame(struct xdp_md *ctx, struct packet *p)
 {
 	struct xvs_gate *g;
 	__u32 zero = 0;
+	__be16 *protocol;
 	int reason;
 
 	p->eth = (void *)(long)ctx->data;
 	p->end = (void *)(long)ctx->data_end;
 	g = bpf_map_lookup_elem(&gate, &zero);
-	if (!g || (void *)(p->eth + 1) > p->end)
+	/* What has no room for a tag has none for IP. */
+	if (!g || (void *)(p->eth + 1) + sizeof(struct tag) > p->end)
+		return XVS_NOT_IP;
+	p->tag = tag_length(p->eth);
+	protocol = (void *)p->eth + offsetof(struct ethhdr, h_proto) + p->tag;
+	if ((void *)(protocol + 1) > p->end)
 		return XVS_NOT_IP;
 
-	switch (p->eth->h_proto) {
+	switch (*protocol) {
 	case bpf_htons(ETH_P_IP):
 		p->version = 4;
-		reason = parse_ip4(p, g);
+		reason = parse_ip4(p, g, (void *)(protocol + 1));
 		return reason == CONTINUE ? process(ctx, p) : reason;
 	case bpf_htons(ETH_P_IPV6):
 		p->version = 6;
-		reason = parse_ip6(ctx, p, g);
+		reason = parse_ip6(ctx, p, g, (void *)(protocol + 1));
 		return reason == CONTINUE ? process(ctx, p) : reason;
 	default:
 		return XVS_NOT_IP;

@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 3,
+	XVS_LAYOUT_VERSION = 4,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -41,6 +41,8 @@ enum {
 	XVS_MACS = 64,
 	/* Bits of the filter that tells most foreign addresses from VIPs. */
 	XVS_FILTER_BITS = 65536,
+	/* Ids that a VLAN tag has room for. */
+	XVS_VLANS = 4096,
 	/* Room for enum xvs_reason. */
 	XVS_REASON_ROOM = 24,
 	/* Places for flows in one bucket: a cache line. */
@@ -126,6 +128,7 @@ enum xvs_reason {
 	XVS_FRAGMENT_ORPHAN,
 	XVS_ICMP_UNSUPPORTED,
 	XVS_ICMP_UNOWNED,
+	XVS_NO_HEADROOM,
 	XVS_REASONS,
 };
 
@@ -185,9 +188,9 @@ struct xvs_destination {
 	__u8 mac[6]; /* of the server */
 	__u8 pad2[2];
 	__u8 source_mac[6]; /* of the way out */
-	__u8 pad3[2];
-	__u32 idle;    /* ticks that a silent flow lives */
-	__u32 closing; /* the same after FIN or RST */
+	__be16 vlan;	    /* of the way out, 0: untagged */
+	__u32 idle;	    /* ticks that a silent flow lives */
+	__u32 closing;	    /* the same after FIN or RST */
 	/* One word: the way out. */
 	__u32 ifindex; /* 0: none now */
 	__u32 mtu;     /* octets of an IP packet */
@@ -264,6 +267,10 @@ struct xvs_gate {
 	 * 0 ends the list.
 	 */
 	__u64 macs[XVS_MACS];
+	/* A bit for each VLAN that the host is in; that of 0 is set, which is
+	 * the id of a frame without a tag, or with a priority alone.
+	 */
+	__u64 vlans[XVS_VLANS / 64];
 };
 
 /* Counters of one CPU. */

@@ -106,7 +106,7 @@ impl Client {
     /// # Errors
     ///
     /// When an option or interface is wrong, a VLAN's prefix is on none of the
-    /// interfaces, one of them has another XDP program, another process runs
+    /// interfaces and of the VLANs and MAC VLANs on them, one of them has another XDP program, another process runs
     /// the instance, capabilities are missing (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), or
     /// the kernel refuses the program. Nothing is attached then.
     pub fn with_options(options: Options, interfaces: &[&str]) -> Result<Self> {

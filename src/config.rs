@@ -24,8 +24,9 @@ pub enum Mode {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// The IP prefixes of each VLAN. On an untagged interface the VLAN id is
-    /// only a label; the interface is the one with an address in the prefix.
+    /// The IP prefixes of each VLAN. The interface is the one with an address in
+    /// the prefix; frames leave with the tag that it has on the wire. On an
+    /// untagged interface the VLAN id is only a label.
     pub vlans: BTreeMap<u16, Vec<Prefix>>,
 }
 

@@ -8,6 +8,7 @@ use crate::Error;
 use crate::Mac;
 use crate::Prefix;
 use crate::Result;
+use crate::net::Link;
 use crate::net::Neighbour;
 use crate::net::NeighbourState;
 use crate::net::Snapshot;
@@ -21,13 +22,26 @@ pub(crate) struct PrefixInterface {
     pub(crate) prefix: Prefix,
     /// The index of the interface.
     pub(crate) interface: u32,
+    /// How its frames leave.
+    pub(crate) exit: Exit,
+}
+
+/// How frames of an interface leave: by which port, in which VLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    /// The index of the port.
+    pub(crate) port: u32,
+    /// The id of their 802.1Q tag, 0 without one.
+    pub(crate) tag: u16,
 }
 
 /// How a packet reaches a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NextHop {
-    /// The index of the interface that it leaves by.
+    /// The index of the interface that the neighbour is on.
     pub(crate) interface: u32,
+    /// How the packet leaves for it.
+    pub(crate) exit: Exit,
     /// That interface's own address.
     pub(crate) source: Mac,
     /// The neighbour's address.
@@ -45,19 +59,43 @@ pub(crate) struct Unreachable {
     pub(crate) interface: Option<u32>,
 }
 
-/// Finds the interface of each prefix: the one of `interfaces` with an
-/// address inside it, by preference an address whose own prefix is as long,
-/// then the one with the lowest index.
+/// The protocol of the tags that are understood (IEEE 802.1Q).
+const TAG_PROTOCOL: u16 = 0x8100;
+
+/// How frames of an interface leave by one of the ports: it is one of them, or a
+/// VLAN or MAC VLAN on one. Frames with two tags do not.
+pub(crate) fn exit(interface: u32, ports: &[u32], snapshot: &Snapshot) -> Option<Exit> {
+    let (mut port, mut tag) = (interface, None);
+    // No interface is on itself, but its description may be an old one.
+    for _ in 0..=snapshot.links.len() {
+        if ports.contains(&port) {
+            return Some(Exit { port, tag: tag.unwrap_or_default() });
+        }
+        let stacked = snapshot.links.get(&port)?.stacked?;
+        tag = match stacked.tag {
+            None => tag,
+            Some((TAG_PROTOCOL, id)) if tag.is_none() => Some(id),
+            Some(_) => return None,
+        };
+        port = stacked.lower;
+    }
+    None
+}
+
+/// Finds the interface of each prefix: of `ports` and what is stacked on them
+/// the one with an address inside it, by preference an address whose own prefix
+/// is as long, then one in the VLAN, then a port, then the one with the lowest
+/// index.
 pub(crate) fn resolve_prefixes(
     config: &Config,
-    interfaces: &[u32],
+    ports: &[u32],
     snapshot: &Snapshot,
 ) -> Result<Vec<PrefixInterface>> {
     config
         .prefixes()
         .map(|(vlan, prefix)| {
-            resolve_prefix(vlan, prefix, interfaces, snapshot).ok_or_else(|| {
-                let interfaces = names(interfaces, snapshot);
+            resolve_prefix(vlan, prefix, ports, snapshot).ok_or_else(|| {
+                let interfaces = names(ports, snapshot);
                 Error::PrefixNotFound { vlan, prefix, interfaces }
             })
         })
@@ -68,15 +106,18 @@ pub(crate) fn resolve_prefixes(
 pub(crate) fn resolve_prefix(
     vlan: u16,
     prefix: Prefix,
-    interfaces: &[u32],
+    ports: &[u32],
     snapshot: &Snapshot,
 ) -> Option<PrefixInterface> {
-    let addresses = snapshot.addresses.iter();
-    let interface = addresses
-        .filter(|a| interfaces.contains(&a.index) && prefix.contains(a.address))
-        .min_by_key(|a| (a.prefix.length() != prefix.length(), a.index))?
-        .index;
-    Some(PrefixInterface { vlan, prefix, interface })
+    let addresses = snapshot.addresses.iter().filter(|a| prefix.contains(a.address));
+    let (interface, exit) = addresses
+        .filter_map(|a| Some((a, exit(a.index, ports, snapshot)?)))
+        .min_by_key(|(a, exit)| {
+            let stacked = exit.port != a.index;
+            (a.prefix.length() != prefix.length(), exit.tag != vlan, stacked, a.index)
+        })
+        .map(|(a, exit)| (a.index, exit))?;
+    Some(PrefixInterface { vlan, prefix, interface, exit })
 }
 
 /// Finds the way to an address in one of the prefixes.
@@ -86,7 +127,7 @@ pub(crate) fn next_hop(
     snapshot: &Snapshot,
 ) -> std::result::Result<NextHop, Unreachable> {
     // No two prefixes of a configuration overlap.
-    let Some(&PrefixInterface { interface, .. }) =
+    let Some(&PrefixInterface { interface, exit, .. }) =
         prefixes.iter().find(|p| p.prefix.contains(address))
     else {
         return Err(Unreachable { status: DestinationStatus::NoPrefix, interface: None });
@@ -96,14 +137,14 @@ pub(crate) fn next_hop(
         return Err(Unreachable { status: DestinationStatus::NoNeighbour, interface: None });
     }
     let unreachable = |status| Unreachable { status, interface: Some(interface) };
-    let link = snapshot
-        .links
-        .get(&interface)
-        .filter(|link| link.running)
+    let running = |index| snapshot.links.get(index).filter(|link: &&Link| link.running);
+    // Not everything is down when what it is on is.
+    let link = running(&interface)
+        .filter(|_| running(&exit.port).is_some())
         .ok_or_else(|| unreachable(DestinationStatus::InterfaceDown))?;
     let neighbour = snapshot.neighbours.get(&(interface, address));
     let destination = destination(neighbour).map_err(unreachable)?;
-    Ok(NextHop { interface, source: link.mac, destination, mtu: link.mtu })
+    Ok(NextHop { interface, exit, source: link.mac, destination, mtu: link.mtu })
 }
 
 fn destination(neighbour: Option<&Neighbour>) -> std::result::Result<Mac, DestinationStatus> {
@@ -133,7 +174,7 @@ fn names(interfaces: &[u32], snapshot: &Snapshot) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::net::Address;
-    use crate::net::Link;
+    use crate::net::Stacked;
 
     const ROUTER: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const SERVER: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -147,6 +188,7 @@ mod tests {
             running,
             mtu: 1500,
             kind: None,
+            stacked: None,
             rx_queues: 1,
             tx_queues: 1,
             xdp: None,
@@ -167,6 +209,52 @@ mod tests {
         }
         snapshot.addresses.sort();
         snapshot
+    }
+
+    const fn untagged(port: u32) -> Exit {
+        Exit { port, tag: 0 }
+    }
+
+    #[test]
+    fn interfaces_leave_by_the_port_below() {
+        let mut snapshot = snapshot(&[(10, "10.1.2.1/24")]);
+        let stacked = [
+            (10, 2, Some((0x8100, 7))),
+            (11, 2, None),
+            (12, 11, Some((0x8100, 8))),
+            (13, 10, None),
+            (14, 10, Some((0x8100, 9))),
+            (15, 2, Some((0x88a8, 10))),
+            (16, 99, Some((0x8100, 11))),
+            (17, 18, None),
+            (18, 17, None),
+        ];
+        for (index, lower, tag) in stacked {
+            let stacked = Some(Stacked { lower, tag });
+            snapshot.links.insert(index, Link { stacked, ..link(index, "stacked", true) });
+        }
+        let tagged = |tag| Some(Exit { port: 2, tag });
+        let cases = [
+            ("a port", 2, tagged(0)),
+            ("no port", 3, None),
+            ("a VLAN", 10, tagged(7)),
+            ("a MAC VLAN", 11, tagged(0)),
+            ("a VLAN on a MAC VLAN", 12, tagged(8)),
+            ("a MAC VLAN on a VLAN", 13, tagged(7)),
+            ("a VLAN in a VLAN", 14, None),
+            ("a service provider's VLAN", 15, None),
+            ("on what is gone", 16, None),
+            ("on itself", 17, None),
+            ("gone", 99, None),
+        ];
+        for (what, interface, expected) in cases {
+            assert_eq!(exit(interface, &[2], &snapshot), expected, "{what}");
+        }
+        assert_eq!(exit(14, &[10], &snapshot), Some(Exit { port: 10, tag: 9 }), "a VLAN as port");
+
+        let prefix: Prefix = "10.1.2.0/24".parse().unwrap();
+        let found = resolve_prefix(1, prefix, &[2], &snapshot).unwrap();
+        assert_eq!((found.interface, found.exit), (10, Exit { port: 2, tag: 7 }));
     }
 
     #[test]
@@ -227,7 +315,8 @@ mod tests {
             let resolved = resolve_prefixes(&config, interfaces, &snapshot(addresses));
             match (resolved, expected) {
                 (Ok(found), Some(interface)) => {
-                    let expected = PrefixInterface { vlan: 7, prefix, interface };
+                    let exit = untagged(interface);
+                    let expected = PrefixInterface { vlan: 7, prefix, interface, exit };
                     assert_eq!(found, [expected], "{what}");
                 }
                 (Err(Error::PrefixNotFound { vlan: 7, .. }), None) => {}
@@ -266,8 +355,10 @@ mod tests {
         use NeighbourState as S;
         let broadcast = Some(Mac([0xff; 6]));
         let known = Some(SERVER);
-        let reached =
-            |interface| Ok(NextHop { interface, source: ROUTER, destination: SERVER, mtu: 1500 });
+        let reached = |interface| {
+            let exit = untagged(interface);
+            Ok(NextHop { interface, exit, source: ROUTER, destination: SERVER, mtu: 1500 })
+        };
         let failed = |status, interface| Err(Unreachable { status, interface });
         let cases = [
             ("in no prefix", "10.9.9.9", None, failed(NoPrefix, None)),
@@ -297,6 +388,7 @@ mod tests {
                     vlan: 1,
                     prefix: prefix.parse().unwrap(),
                     interface,
+                    exit: untagged(interface),
                 })
                 .collect();
         for (what, address, neighbour, expected) in cases {
@@ -315,7 +407,8 @@ mod tests {
     #[test]
     fn a_neighbour_of_another_interface_does_not_count() {
         let prefix = "10.1.2.0/24".parse().unwrap();
-        let prefixes = [PrefixInterface { vlan: 1, prefix, interface: 2 }];
+        let exit = untagged(2);
+        let prefixes = [PrefixInterface { vlan: 1, prefix, interface: 2, exit }];
         let address: IpAddr = "10.1.2.3".parse().unwrap();
         let mut snapshot = snapshot(&[(2, "10.1.2.1/24")]);
         let state = NeighbourState::Reachable;

@@ -23,7 +23,8 @@ pub enum Error {
     InterfaceDown { interface: String },
     /// The list of interfaces is empty, too long or names one twice.
     InterfaceList { reason: String },
-    /// No interface of the client has an address in the prefix.
+    /// No interface of the client, nor a VLAN or MAC VLAN on one, has an address
+    /// in the prefix.
     PrefixNotFound { vlan: u16, prefix: Prefix, interfaces: Vec<String> },
     /// The text is no prefix.
     InvalidPrefix { prefix: String, reason: String },
@@ -107,7 +108,8 @@ impl fmt::Display for Error {
             Self::InterfaceList { reason } => write!(f, "the list of interfaces: {reason}"),
             Self::PrefixNotFound { vlan, prefix, interfaces } => write!(
                 f,
-                "VLAN {vlan}: none of {} has an address in {prefix}; `ip address add` gives it one",
+                "VLAN {vlan}: none of {}, nor a VLAN on one, has an address in {prefix}; \
+                 `ip address add` gives it one",
                 interfaces.join(", ")
             ),
             Self::InvalidPrefix { prefix, reason } => {

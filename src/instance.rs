@@ -38,6 +38,7 @@ use crate::clock::now_ns;
 use crate::config::validate_instance;
 use crate::control::retire::refused_since;
 use crate::control::retire::since;
+use crate::discovery;
 use crate::host;
 use crate::host::NeighbourInfo;
 use crate::net::Net;
@@ -192,12 +193,14 @@ impl Instance {
     /// kernel to do for its destinations' neighbours.
     pub(crate) fn disown_neighbours(&self, net: &mut Net) -> Result<()> {
         let snapshot = net.snapshot()?;
-        let interfaces = interfaces(&self.maps.instance.read(0));
+        // The thread may be in another network namespace.
+        let ports: Vec<u32> = interfaces(&self.maps.instance.read(0))
+            .iter()
+            .filter(|i| snapshot.links.get(&i.index).is_some_and(|link| link.name == i.name))
+            .map(|i| i.index)
+            .collect();
         for (index, address) in self.neighbours_needed()? {
-            // The thread may be in another network namespace.
-            let here = snapshot.links.get(&index);
-            let same = |i: &Interface| i.index == index && here.is_some_and(|l| l.name == i.name);
-            if interfaces.iter().any(same) {
+            if discovery::exit(index, &ports, &snapshot).is_some() {
                 net.disown(index, address)?;
             }
         }

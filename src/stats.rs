@@ -96,7 +96,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Passed: no IP packet (ARP, VLAN tags and the like).
+    /// Passed: no IP packet (ARP, two VLAN tags and the like).
     not_ip: XVS_NOT_IP,
     /// Passed: an IP packet for no virtual address.
     not_vip: XVS_NOT_VIP,
@@ -137,6 +137,8 @@ reasons! {
     icmp_unsupported: XVS_ICMP_UNSUPPORTED,
     /// Dropped: an ICMP error that quotes no packet of the virtual address.
     icmp_unowned: XVS_ICMP_UNOWNED,
+    /// Dropped: the driver leaves no room in front of a frame for a VLAN tag.
+    no_headroom: XVS_NO_HEADROOM,
 }
 
 /// Why a destination gets traffic or does not.

@@ -162,9 +162,12 @@ impl Generator {
                 frame.resize(60, 0);
             }
             1 => {
-                let tag = *self.random.pick(&[[0x81, 0], [0x88, 0xa8], [0x91, 0]]);
-                let id = self.random.octets(2);
-                frame.splice(12..12, [tag[0], tag[1], id[0], id[1]]);
+                let tags = *self.random.pick(&[[0x81, 0], [0x88, 0xa8], [0x91, 0]]);
+                frame = tagged(frame, self.random.next() as u16);
+                if tags == [0x81, 0] || self.random.chance(50) {
+                    frame = tagged(frame, self.random.next() as u16);
+                }
+                frame[12..14].copy_from_slice(&tags);
             }
             2 => {
                 let kind = self.random.octets(2);
@@ -206,6 +209,11 @@ impl Generator {
     /// A frame that may be anything.
     fn any(&mut self) -> Vec<u8> {
         let mut frame = if self.random.chance(80) { self.valid() } else { self.other() };
+        if self.random.chance(30) {
+            // Of no VLAN, or of one that the host is most likely not in.
+            let bits = *self.random.pick(&[0xf000, 0xf000, 0xffff]);
+            frame = tagged(frame, self.random.next() as u16 & bits);
+        }
         if self.random.chance(70) {
             self.mutate(&mut frame);
         }
@@ -214,9 +222,11 @@ impl Generator {
 
     /// Where a frame has its destination address, if it is an IP packet.
     fn place(frame: &[u8]) -> Option<Range<usize>> {
-        match frame[12..14] {
-            [8, 0] if frame.len() >= 34 => Some(30..34),
-            [0x86, 0xdd] if frame.len() >= 54 => Some(38..54),
+        let tag = if untagged(frame).is_some() { 4 } else { 0 };
+        let places = |range: Range<usize>| Some(range.start + tag..range.end + tag);
+        match frame[tag + 12..tag + 14] {
+            [8, 0] if frame.len() >= tag + 34 => places(30..34),
+            [0x86, 0xdd] if frame.len() >= tag + 54 => places(38..54),
             _ => None,
         }
     }
@@ -228,7 +238,7 @@ impl Generator {
     }
 
     /// Addresses a frame to a virtual address, if it is an IP packet.
-    fn aim(&mut self, frame: &mut [u8]) {
+    fn aim(&mut self, frame: &mut Vec<u8>) {
         let Some(place) = Self::place(frame) else { return };
         if !self.is_for_vip(frame) {
             match self.vip(place.len() == 4) {
@@ -237,7 +247,13 @@ impl Generator {
             }
         }
         if self.random.chance(80) {
-            mend_ipv4(frame);
+            match untagged(frame) {
+                None => mend_ipv4(frame),
+                Some((control, mut inner)) => {
+                    mend_ipv4(&mut inner);
+                    *frame = tagged(inner, control);
+                }
+            }
         }
     }
 
@@ -387,6 +403,8 @@ fn frames_for_a_vip_are_forwarded_whole_or_not_at_all() {
         "neighbour_discovery",
         "no_service",
         "not_ip",
+        "other_host",
+        "too_big_limited",
         "too_big_replied",
         "ttl_expired",
     ];
@@ -401,6 +419,20 @@ fn whole(
 ) -> Result<(), &'static str> {
     if matches!(verdict, Verdict::Pass | Verdict::Drop) {
         return if output == frame { Ok(()) } else { Err("it must be untouched") };
+    }
+    // What is forwarded leaves without a tag, what is answered with the same.
+    if let Some((control, inner)) = untagged(frame) {
+        return match untagged(output) {
+            Some((_, reply)) if destination_mac(&reply) == server_mac(SERVER) => {
+                Err("it leaves without a tag")
+            }
+            Some((found, reply)) if found == control => whole(dataplane, &inner, verdict, &reply),
+            Some(_) => Err("a reply has another tag"),
+            None if destination_mac(output) == server_mac(SERVER) => {
+                whole(dataplane, &inner, verdict, output)
+            }
+            None => Err("a reply lacks the tag of its request"),
+        };
     }
     let v4 = frame[12..14] == [8, 0];
     let (ttl, checksum) = if v4 { (22, 24..26) } else { (21, 21..21) };

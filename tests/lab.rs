@@ -1,6 +1,7 @@
 //! End to end: real sockets in network namespaces, through a balancer.
 
 #[path = "common/lab.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
 mod lab;
 #[path = "common/netns.rs"]
 mod netns;

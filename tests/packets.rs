@@ -10,6 +10,7 @@ mod packets {
     pub mod foreign;
     pub mod fragments;
     pub mod network;
+    pub mod tagging;
     pub mod transport;
     pub mod ways_out;
     pub mod world;
@@ -30,6 +31,7 @@ use common::frame::ACK;
 use common::frame::Ip;
 use common::frame::SYN;
 use common::frame::destination_mac;
+use common::frame::tagged;
 use common::netns::sh;
 use nix::sched::CpuSet;
 use nix::sched::sched_setaffinity;
@@ -37,7 +39,9 @@ use nix::unistd::Pid;
 use packets::case::Case;
 use packets::case::Entry;
 use packets::case::Server;
+use packets::tagging::Tagging;
 use packets::world::FAR;
+use packets::world::WEB;
 use packets::world::World;
 use packets::{echo, errors, flows, foreign, fragments, network, transport, ways_out};
 use xvs::Destination;
@@ -81,6 +85,30 @@ fn cases(v4: &World, v6: &World) -> Vec<Case> {
 
 #[test]
 fn every_case_comes_out_right() {
+    run_cases(Tagging::default());
+}
+
+#[test]
+fn every_case_comes_out_right_when_tags_are_taken_off() {
+    run_cases(Tagging { ingress: Some(0xa007), egress: None });
+}
+
+#[test]
+fn every_case_comes_out_right_when_tags_are_put_on() {
+    run_cases(Tagging { ingress: None, egress: Some(9) });
+}
+
+#[test]
+fn every_case_comes_out_right_when_tags_change() {
+    run_cases(Tagging { ingress: Some(0x7fff), egress: Some(0x0801) });
+}
+
+#[test]
+fn every_case_comes_out_right_with_a_priority_alone() {
+    run_cases(Tagging { ingress: Some(0xe000), egress: Some(4094) });
+}
+
+fn run_cases(tagging: Tagging) {
     Dataplane::with(
         |options| options,
         |dataplane| {
@@ -89,12 +117,39 @@ fn every_case_comes_out_right() {
             v6.set_up(dataplane);
             let cases = cases(&v4, &v6);
             let failed: Vec<String> =
-                cases.iter().filter_map(|case| case.run(dataplane).err()).collect();
+                cases.iter().filter_map(|case| case.run_tagged(dataplane, tagging).err()).collect();
             println!("{} cases ran, {} failed", cases.len(), failed.len());
             assert!(failed.is_empty(), "{} failed:\n\n{}", failed.len(), failed.join("\n"));
             assert!(cases.len() >= 150, "{} cases are too few", cases.len());
         },
     );
+}
+
+/// A frame of a VLAN that the host is not in is none of its business; one with a
+/// priority alone is of no VLAN.
+#[test]
+fn frames_of_other_vlans_pass() {
+    for w in [World::v4(), World::v6()] {
+        Dataplane::with(
+            |options| options,
+            |dataplane| {
+                w.set_up(dataplane);
+                let run = |case: Case| case.run(dataplane).unwrap_or_else(|e| panic!("{e}"));
+                let segment = || w.segment(WEB, SYN);
+                for control in [0x0001, 0x0007, 0xa040, 0x0fff, 0xffff] {
+                    let frame = tagged(segment(), control);
+                    let name = format!("tag {control:#06x}");
+                    run(w.case(&name, frame).passes("other_host", w.on_vip()));
+                }
+                for control in [0x0000, 0x1000, 0xe000, 0xf000] {
+                    let case = w.case("a SYN", segment()).forwards("forwarded_syn", w.web());
+                    let tagging = Tagging { ingress: Some(control), egress: None };
+                    let result = case.counts(&["syn"]).run_tagged(dataplane, tagging);
+                    result.unwrap_or_else(|e| panic!("{e}"));
+                }
+            },
+        );
+    }
 }
 
 /// The flow stays while its server's interface is down, and works again.

@@ -78,7 +78,7 @@ records! {
     FlowGroup4: 4096,
     FlowGroup6: 8192,
     FlowTags: 512,
-    Gate: 8704,
+    Gate: 9216,
     Gauge: 16,
     InstanceRecord: 1672,
     PrefixRecord: 32,

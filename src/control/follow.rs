@@ -40,7 +40,11 @@ impl Control {
             .config
             .prefixes()
             .filter_map(|(vlan, prefix)| {
-                let last = || self.prefixes.iter().find(|p| p.prefix == prefix).copied();
+                let last = || {
+                    let last = self.prefixes.iter().find(|p| p.prefix == prefix).copied()?;
+                    let exit = discovery::exit(last.interface, &ports, &self.observed);
+                    Some(PrefixInterface { exit: exit.unwrap_or(last.exit), ..last })
+                };
                 discovery::resolve_prefix(vlan, prefix, &ports, &self.observed).or_else(last)
             })
             .collect();

@@ -6,6 +6,9 @@ use super::Control;
 use crate::Mac;
 use crate::ServiceKey;
 use crate::bpf::Gate;
+use crate::discovery;
+use crate::discovery::Exit;
+use crate::net::Link;
 
 impl Control {
     /// Writes the filter anew. A VIP's bit may stay a moment too long, which
@@ -21,14 +24,40 @@ impl Control {
             octets[..6].copy_from_slice(&mac.0);
             *word = u64::from_ne_bytes(octets);
         }
+        for id in self.vlans() {
+            gate.vlans[usize::from(id) / 64] |= 1 << (id % 64);
+        }
         self.maps.gate.write(0, &gate);
     }
 
-    /// The MAC addresses that frames for this host have.
-    /// In the order of the ports, so that a change is one word.
+    /// What is stacked on the ports and up, with the way that its frames take.
+    fn stacked(&self) -> impl Iterator<Item = (&Link, Exit)> {
+        let ports: Vec<u32> = self.ports.iter().map(|port| port.index).collect();
+        let links = self.observed.links.values();
+        links.filter(|link| link.up).filter_map(move |link| {
+            let exit = discovery::exit(link.index, &ports, &self.observed)?;
+            (exit.port != link.index).then_some((link, exit))
+        })
+    }
+
+    /// The VLANs that this host is in; 0 is that of frames without a tag.
+    fn vlans(&self) -> impl Iterator<Item = u16> {
+        std::iter::once(0).chain(self.stacked().map(|(_, exit)| exit.tag))
+    }
+
+    /// The MAC addresses that frames for this host have: the ports', in their
+    /// order, so that a change is one word, then others of what is stacked on
+    /// them.
     fn macs(&self) -> Vec<Mac> {
-        let links = self.ports.iter().filter_map(|p| self.observed.links.get(&p.index));
-        links.map(|link| link.mac).filter(|mac| *mac != Mac::default()).collect()
+        let own = self.ports.iter().filter_map(|port| self.observed.links.get(&port.index));
+        let stacked = self.stacked().map(|(link, _)| link);
+        let mut macs: Vec<Mac> = Vec::new();
+        for mac in own.chain(stacked).map(|link| link.mac) {
+            if mac != Mac::default() && !macs.contains(&mac) {
+                macs.push(mac);
+            }
+        }
+        macs
     }
 }
 

@@ -50,14 +50,19 @@ impl Control {
             closing: ticks(balanced.service.closing),
             ..Default::default()
         };
+        let old = self.maps.destinations.read(target.slot);
+        // A packet may be on its way with what it has read.
+        record.mac = old.mac;
+        record.source_mac = old.source_mac;
+        record.vlan = old.vlan;
         if let Some(hop) = target.hop {
-            record.ifindex = hop.interface;
+            record.ifindex = hop.exit.port;
+            record.vlan = hop.exit.tag.to_be();
             record.mtu = hop.mtu;
             record.mac = hop.destination.0;
             record.source_mac = hop.source.0;
         }
-        let old = self.maps.destinations.read(target.slot);
-        if old.ifindex != record.ifindex {
+        if (old.ifindex, old.vlan) != (record.ifindex, record.vlan) {
             // No packet leaves by the new way with addresses of the old one.
             self.maps.destinations.write(target.slot, &DestinationRecord { ifindex: 0, ..old });
         }

@@ -9,6 +9,7 @@ use neli::consts::rtnl::Ifa;
 use neli::consts::rtnl::Iff;
 use neli::consts::rtnl::Ifla;
 use neli::consts::rtnl::IflaInfo;
+use neli::consts::rtnl::IflaVlan;
 use neli::consts::rtnl::Nda;
 use neli::consts::rtnl::Ntf;
 use neli::consts::rtnl::Nud;
@@ -25,6 +26,7 @@ use super::snapshot::Change;
 use super::snapshot::Link;
 use super::snapshot::Neighbour;
 use super::snapshot::NeighbourState;
+use super::snapshot::Stacked;
 use super::snapshot::XdpMode;
 use super::snapshot::XdpProgram;
 use super::socket::Message;
@@ -97,6 +99,10 @@ fn link(message: &Ifinfomsg) -> Option<Link> {
     let attributes = message.rtattrs().get_attr_handle();
     let number = |attribute| attributes.get_attr_payload_as::<u32>(attribute).ok();
     let flags = *message.ifi_flags();
+    let kind = attributes
+        .get_nested_attributes::<IflaInfo>(Ifla::Linkinfo)
+        .ok()
+        .and_then(|info| Some(text(info.get_attribute(IflaInfo::Kind)?.payload().as_ref())));
     // Only some event messages lack a name or an MTU; they describe no link.
     Some(Link {
         index: u32::try_from(*message.ifi_index()).ok()?,
@@ -105,14 +111,32 @@ fn link(message: &Ifinfomsg) -> Option<Link> {
         up: flags.contains(Iff::UP),
         running: flags.contains(Iff::UP | Iff::RUNNING | Iff::LOWERUP),
         mtu: number(Ifla::Mtu)?,
-        kind: attributes
-            .get_nested_attributes::<IflaInfo>(Ifla::Linkinfo)
-            .ok()
-            .and_then(|info| Some(text(info.get_attribute(IflaInfo::Kind)?.payload().as_ref()))),
+        stacked: stacked(&attributes, kind.as_deref()),
+        kind,
         rx_queues: number(Ifla::NumRxQueues).unwrap_or(1),
         tx_queues: number(Ifla::NumTxQueues).unwrap_or(1),
         xdp: xdp(&attributes),
     })
+}
+
+/// What the interface is on, if XDP on that sees its frames.
+fn stacked(attributes: &RtAttrHandle<'_, Ifla>, kind: Option<&str>) -> Option<Stacked> {
+    // The index is one of another namespace.
+    if attributes.get_attribute(Ifla::LinkNetnsid).is_some() {
+        return None;
+    }
+    let lower = attributes.get_attr_payload_as(Ifla::Link).ok()?;
+    let tag = match kind? {
+        "macvlan" => None,
+        "vlan" => {
+            let info = attributes.get_nested_attributes::<IflaInfo>(Ifla::Linkinfo).ok()?;
+            let vlan = info.get_nested_attributes::<IflaVlan>(IflaInfo::Data).ok()?;
+            let protocol = vlan.get_attr_payload_as(IflaVlan::Protocol).ok()?;
+            Some((u16::from_be(protocol), vlan.get_attr_payload_as(IflaVlan::Id).ok()?))
+        }
+        _ => return None,
+    };
+    Some(Stacked { lower, tag })
 }
 
 fn link_gone(message: &Ifinfomsg) -> Option<u32> {
@@ -305,6 +329,7 @@ mod tests {
             running: false,
             mtu: 9000,
             kind: Some("veth".to_owned()),
+            stacked: None,
             rx_queues: 1,
             tx_queues: 1,
             xdp: Some(XdpProgram { id: 41, mode: XdpMode::Several }),
@@ -312,6 +337,34 @@ mod tests {
         let read_link = read(&link_bytes(Rtm::Newlink, 0, described()));
         assert_eq!(read_link, Some(Change::Link(expected)));
         assert_eq!(read(&link_bytes(Rtm::Dellink, 0, Vec::new())), Some(Change::LinkGone(7)));
+    }
+
+    #[test]
+    fn what_a_link_is_on_is_read() {
+        let read_stacked = |kind: &[u8], more: Vec<Rtattr<Ifla, Buffer>>| {
+            let id = attribute(IflaVlan::Id, &70_u16.to_ne_bytes());
+            let protocol = attribute(IflaVlan::Protocol, &[0x81, 0x00]);
+            let data = attribute(IflaInfo::Data, &[]).nest(&id).unwrap().nest(&protocol).unwrap();
+            let kind = attribute(IflaInfo::Kind, kind);
+            let mut attributes = vec![
+                attribute(Ifla::Ifname, b"up\0"),
+                attribute(Ifla::Mtu, &1500_u32.to_ne_bytes()),
+                attribute(Ifla::Link, &3_u32.to_ne_bytes()),
+                attribute(Ifla::Linkinfo, &[]).nest(&kind).unwrap().nest(&data).unwrap(),
+            ];
+            attributes.extend(more);
+            match read(&link_bytes(Rtm::Newlink, 0, attributes)) {
+                Some(Change::Link(link)) => link.stacked,
+                other => panic!("{other:?}"),
+            }
+        };
+        let tag = Some((0x8100, 70));
+        assert_eq!(read_stacked(b"vlan\0", Vec::new()), Some(Stacked { lower: 3, tag }));
+        assert_eq!(read_stacked(b"macvlan\0", Vec::new()), Some(Stacked { lower: 3, tag: None }));
+        // Its index is the other end's.
+        assert_eq!(read_stacked(b"veth\0", Vec::new()), None);
+        let elsewhere = attribute(Ifla::LinkNetnsid, &0_u32.to_ne_bytes());
+        assert_eq!(read_stacked(b"vlan\0", vec![elsewhere]), None);
     }
 
     #[test]

@@ -45,11 +45,12 @@ pub use self::mac::Mac;
 pub(crate) use self::netdev::runs_xdp;
 #[cfg(test)]
 pub(crate) use self::snapshot::Address;
-#[cfg(test)]
 pub(crate) use self::snapshot::Link;
 pub(crate) use self::snapshot::Neighbour;
 pub(crate) use self::snapshot::NeighbourState;
 pub(crate) use self::snapshot::Snapshot;
+#[cfg(test)]
+pub(crate) use self::snapshot::Stacked;
 pub(crate) use self::snapshot::XdpMode;
 pub(crate) use self::watch::Watcher;
 

@@ -36,12 +36,24 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     /// The kind of a virtual interface, such as `veth` or `bond`.
     pub(crate) kind: Option<String>,
+    /// What it is on, if it is a VLAN or a MAC VLAN of another interface.
+    pub(crate) stacked: Option<Stacked>,
     /// Receive queues it was made with.
     pub(crate) rx_queues: u32,
     /// Transmit queues it was made with.
     pub(crate) tx_queues: u32,
     /// The XDP program attached.
     pub(crate) xdp: Option<XdpProgram>,
+}
+
+/// An interface on top of another one of this namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stacked {
+    /// The index of the interface below.
+    pub(crate) lower: u32,
+    /// The tag that its frames have there: protocol and id. None for a MAC
+    /// VLAN.
+    pub(crate) tag: Option<(u16, u16)>,
 }
 
 /// An XDP program on an interface.

@@ -369,6 +369,23 @@ pub fn forwarded(frame: &[u8], source: [u8; 6], destination: [u8; 6]) -> Vec<u8>
     frame
 }
 
+/// The frame with an 802.1Q tag of this control word: priority, DEI and id.
+pub fn tagged(mut frame: Vec<u8>, control: u16) -> Vec<u8> {
+    let [high, low] = control.to_be_bytes();
+    frame.splice(12..12, [0x81, 0, high, low]);
+    frame
+}
+
+/// The control word of a frame's tag, and the frame without it, if it has one
+/// before a type.
+pub fn untagged(frame: &[u8]) -> Option<(u16, Vec<u8>)> {
+    if frame.len() < ETHERNET + 4 || frame[12..14] != [0x81, 0] {
+        return None;
+    }
+    let control = u16::from_be_bytes([frame[14], frame[15]]);
+    Some((control, [&frame[..12], &frame[16..]].concat()))
+}
+
 /// The octets of a frame's IP packet by its header.
 pub fn ip_length(frame: &[u8]) -> u64 {
     let at = |i: usize| u64::from(u16::from_be_bytes([frame[i], frame[i + 1]]));

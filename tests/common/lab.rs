@@ -9,7 +9,8 @@
 //! The VIPs are on the backends' loopback; the client's routes to them lead
 //! through `lb`, whose interface is `eth0` as everywhere. With a second
 //! bridge the client is in 10.1.9.0/24 and fd00:1:9::/64, where `lb` has an
-//! `eth1`, and the backends' answers are routed by `sw`.
+//! `eth1`, and the backends' answers are routed by `sw`. On a trunk `lb` has
+//! both subnets on `eth0`, in VLANs 20 and 90.
 
 use std::fmt::Write;
 use std::fs;
@@ -119,18 +120,32 @@ pub struct Lab {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// How `lb` is connected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wiring {
+    OneSubnet,
+    TwoInterfaces,
+    Trunk,
+}
+
 impl Lab {
     /// A lab with everything in one subnet.
     pub fn new(backends: usize) -> Self {
-        Self::build(backends, false)
+        Self::build(backends, Wiring::OneSubnet)
     }
 
     /// A lab whose client is behind a second interface of `lb`.
     pub fn with_two_subnets(backends: usize) -> Self {
-        Self::build(backends, true)
+        Self::build(backends, Wiring::TwoInterfaces)
     }
 
-    fn build(backends: usize, two_subnets: bool) -> Self {
+    /// A lab whose client is in another VLAN of the one interface of `lb`. The
+    /// kernel needs 802.1Q devices.
+    pub fn on_a_trunk(backends: usize) -> Self {
+        Self::build(backends, Wiring::Trunk)
+    }
+
+    fn build(backends: usize, wiring: Wiring) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(nix::unistd::geteuid().is_root(), "the lab's namespaces need root");
@@ -145,13 +160,17 @@ impl Lab {
             directory: Directory::new(),
             _turn: turn,
         };
-        let subnet = if two_subnets { 9 } else { 2 };
+        let subnet = if wiring == Wiring::OneSubnet { 2 } else { 9 };
         lab.set_up_switch();
         lab.plug(&lab.lb, "eth0", "lb", "02:00:00:00:00:01", 2);
-        lab.address(&lab.lb, "eth0", 2, 1..=1);
-        if two_subnets {
-            lab.plug(&lab.lb, "eth1", "lb1", "02:00:00:00:01:01", 9);
-            lab.address(&lab.lb, "eth1", 9, 1..=1);
+        match wiring {
+            Wiring::OneSubnet => lab.address(&lab.lb, "eth0", 2, 1..=1),
+            Wiring::TwoInterfaces => {
+                lab.address(&lab.lb, "eth0", 2, 1..=1);
+                lab.plug(&lab.lb, "eth1", "lb1", "02:00:00:00:01:01", 9);
+                lab.address(&lab.lb, "eth1", 9, 1..=1);
+            }
+            Wiring::Trunk => lab.make_trunk(),
         }
         lab.plug(&lab.client, "eth0", "client", "02:00:00:00:00:64", subnet);
         lab.address(&lab.client, "eth0", subnet, 100..=99 + CLIENTS);
@@ -200,6 +219,42 @@ END
         // has a program itself. NAPI, which GRO turns on, is not enough: what
         // XDP_TX sends then waits for the next packet that comes otherwise.
         xdp::attach_pass(&self.sw, port, "pass");
+    }
+
+    /// Makes a trunk of the port of `lb`: no frame there goes without a tag.
+    fn make_trunk(&self) {
+        // Tags are in the frames, as they are on a wire.
+        self.sw.sh("ip link set lb nomaster
+             ethtool -K lb txvlan off >/dev/null");
+        self.lb.sh("ethtool -K eth0 txvlan off >/dev/null");
+        for subnet in [2, 9] {
+            self.sw.sh(&format!(
+                "ip link add link lb name lb.{subnet}0 type vlan id {subnet}0
+                 ip link set lb.{subnet}0 master br{subnet} up"
+            ));
+            self.add_vlan(subnet);
+        }
+    }
+
+    /// Moves the addresses of `lb` to a MAC VLAN, `mac0`, on its `eth0`.
+    pub fn move_to_mac_vlan(&self) {
+        self.lb.sh("ip address flush dev eth0
+             ip link add link eth0 name mac0 address 02:00:00:00:00:02 type macvlan mode bridge
+             sysctl -qw net.ipv4.conf.mac0.rp_filter=0
+             ip link set mac0 up");
+        self.address(&self.lb, "mac0", 2, 1..=1);
+        // The client may know the address of eth0.
+        self.client.sh("ip neigh flush dev eth0");
+    }
+
+    /// Gives `lb` its device in the VLAN of a subnet.
+    pub fn add_vlan(&self, subnet: u8) {
+        self.lb.sh(&format!(
+            "ip link add link eth0 name eth0.{subnet}0 type vlan id {subnet}0
+             sysctl -qw net.ipv4.conf.eth0/{subnet}0.rp_filter=0
+             ip link set eth0.{subnet}0 up"
+        ));
+        self.address(&self.lb, &format!("eth0.{subnet}0"), subnet, 1..=1);
     }
 
     fn address(

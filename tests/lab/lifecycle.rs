@@ -80,11 +80,22 @@ fn a_dropped_client_leaves_nothing() {
 
 #[test]
 fn what_a_killed_process_left_is_removed() {
+    killed(&Lab::new(1), "eth0");
+}
+
+#[test]
+fn what_a_killed_process_left_on_a_mac_vlan_is_removed() {
     let lab = Lab::new(1);
+    lab.move_to_mac_vlan();
+    killed(&lab, "mac0");
+}
+
+/// Neighbours are on this device.
+fn killed(lab: &Lab, device: &str) {
     let start = || {
-        let balance = Balance::start(&lab, &[], xvsctl::program(), &["--port=53/udp"]);
+        let balance = Balance::start(lab, &[], xvsctl::program(), &["--port=53/udp"]);
         balance.expect("ready", PATIENCE);
-        assert!(forwards(&lab));
+        assert!(forwards(lab));
         balance
     };
     let kill = |balance: Balance| {
@@ -94,14 +105,19 @@ fn what_a_killed_process_left_is_removed() {
         wait("the program goes with its process", PATIENCE, detached);
         assert_eq!(Instance::list(lab.bpffs()).expect("it is mounted"), ["lab"]);
     };
-    let managed = || lab.lb.sh("ip neigh show 10.1.2.11 dev eth0").contains("managed");
+    let managed = || {
+        let entry = lab.lb.sh(&format!("ip neigh show 10.1.2.11 dev {device}"));
+        entry.contains("managed")
+    };
     // v5.16: 7482e3841d520a368426ac196720601687e2dc47 ("net, neigh: Add
     // NTF_MANAGED flag for managed neighbor entries"); before, nothing is left.
     let manages = lab
         .lb
-        .sh("ip neigh add 10.1.2.200 managed dev eth0 2>/dev/null || true
-             ip neigh show 10.1.2.200 dev eth0
-             ip neigh del 10.1.2.200 dev eth0 2>/dev/null || true")
+        .sh(&format!(
+            "ip neigh add 10.1.2.200 managed dev {device} 2>/dev/null || true
+             ip neigh show 10.1.2.200 dev {device}
+             ip neigh del 10.1.2.200 dev {device} 2>/dev/null || true"
+        ))
         .contains("managed");
     kill(start());
     assert_eq!(managed(), manages, "the kernel knows nothing of the process's end");

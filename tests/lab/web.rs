@@ -83,6 +83,18 @@ fn requests_reach_all_backends_in_generic_mode() {
     reaches_all(&lab, &balancer);
 }
 
+/// The addresses are on a MAC VLAN: frames for its MAC address are taken, and
+/// leave by the interface below.
+#[test]
+fn requests_reach_all_backends_by_a_mac_vlan() {
+    for mode in [Mode::Native, Mode::Generic] {
+        let lab = Lab::new(3);
+        lab.move_to_mac_vlan();
+        let balancer = lab.balancer_with(lab.options().mode(mode), &["eth0"]).expect("it starts");
+        reaches_all(&lab, &balancer);
+    }
+}
+
 #[test]
 fn requests_cross_from_one_interface_to_another() {
     let lab = Lab::with_two_subnets(4);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use xvs::Service;
 use xvs::ServiceKey;
 
+use super::tagging::Tagging;
 use crate::common::dataplane::Dataplane;
 use crate::common::dataplane::FlowKey;
 use crate::common::dataplane::Port;
@@ -202,10 +203,18 @@ impl Case {
 
     /// Runs it; everything that is not as it must be goes into the error.
     pub fn run(&self, dataplane: &Dataplane) -> Result<(), String> {
+        self.run_tagged(dataplane, Tagging::default())
+    }
+
+    /// Runs it with these tags around its frames.
+    pub fn run_tagged(&self, dataplane: &Dataplane, tagging: Tagging) -> Result<(), String> {
+        if tagging.ingress.is_some_and(|control| control & 0xfff != 0) {
+            dataplane.join_all_vlans();
+        }
         for step in &self.before {
             match step {
                 Step::Send(frame) => {
-                    dataplane.run(Port::Lb0, frame);
+                    dataplane.run(Port::Lb0, &tagging.wrap(frame));
                 }
                 Step::AgeFlow(key, by) => {
                     assert!(dataplane.age_flow(key, *by), "{}: the flow is there", self.name);
@@ -216,7 +225,13 @@ impl Case {
         }
         let entry = self.entry.as_ref().and_then(|(key, _)| dataplane.flow(key));
         let counters = dataplane.counters();
-        let (verdict, output) = dataplane.run(self.ingress, &self.frame);
+        if tagging.ingress.is_some_and(|control| control & 0xfff != 0) {
+            dataplane.join_all_vlans();
+        }
+        if let Some(id) = tagging.egress {
+            dataplane.tag_ways_out(id);
+        }
+        let (verdict, output) = dataplane.run(self.ingress, &tagging.wrap(&self.frame));
         let moved = moved(&counters, &dataplane.counters());
 
         let mut faults = String::new();
@@ -246,6 +261,14 @@ impl Case {
                 fault("flow", &after, state);
             }
         }
+        let unwrapped = match self.outcome {
+            Outcome::Forwarded(_) | Outcome::ForwardedAs(..) => tagging.unwrap_forwarded(&output),
+            _ => tagging.unwrap_reply(&output),
+        };
+        let output = unwrapped.unwrap_or_else(|error| {
+            faults += &format!("  the frame {error}\n");
+            output
+        });
         let right = self.output();
         let same = match self.outcome {
             Outcome::Replied(..) => frame::is_same(&output, &right),
@@ -264,7 +287,8 @@ impl Case {
             return Ok(());
         }
         let frame = frame::hex(&self.frame);
-        Err(format!("{}\n{faults}  frame in, {:?}:\n{frame}", self.name, self.ingress))
+        let (name, ingress) = (&self.name, self.ingress);
+        Err(format!("{name}\n{faults}  frame in, {ingress:?}, {tagging:?}:\n{frame}"))
     }
 
     fn verdict(&self, dataplane: &Dataplane) -> Verdict {

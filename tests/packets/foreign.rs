@@ -9,11 +9,7 @@ use crate::common::frame::*;
 /// Frames that are no IP packets.
 pub fn other_protocols(v4: &World) -> Vec<Case> {
     let segment = v4.segment(WEB, ACK);
-    let tagged = |tag: [u8; 4]| {
-        let mut frame = segment.clone();
-        frame.splice(12..12, tag);
-        frame
-    };
+    let service_tagged = |frame: Vec<u8>| broken(tagged(frame, 7), 12, &[0x88, 0xa8]);
     let mut arp = segment[..12].to_vec();
     // Who has the VIP? (RFC 826)
     arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 0xfe, 10, 1, 2, 254]);
@@ -22,9 +18,10 @@ pub fn other_protocols(v4: &World) -> Vec<Case> {
     [
         ("ARP for the VIP", arp.clone()),
         ("ARP for the VIP, padded", padded(arp, 60)),
-        ("802.1Q tag before a packet for the VIP", tagged([0x81, 0, 0, 7])),
-        ("802.1Q priority tag", tagged([0x81, 0, 0xe0, 0])),
-        ("802.1ad tag", tagged([0x88, 0xa8, 0, 7])),
+        ("802.1ad tag", service_tagged(segment.clone())),
+        ("802.1ad and 802.1Q tag", service_tagged(tagged(segment.clone(), 8))),
+        ("two 802.1Q tags", tagged(tagged(segment.clone(), 8), 7)),
+        ("an 802.1Q tag and not all of a type", cut(tagged(segment.clone(), 7), 17)),
         ("MPLS", typed([0x88, 0x47])),
         ("LLDP", typed([0x88, 0xcc])),
         ("IEEE 802.3 length instead of a type", typed([0, 40])),

@@ -121,6 +121,7 @@ pub fn reason(name: &str) -> &'static str {
         "fragment_orphan" => "a later fragment, and its first one was not seen here",
         "icmp_unsupported" => "an ICMP message that is neither echo request nor error",
         "icmp_unowned" => "an ICMP error that quotes no packet of the virtual address",
+        "no_headroom" => "the driver leaves no room in front of a frame for a VLAN tag",
         _ => "",
     }
 }
