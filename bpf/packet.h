@@ -119,18 +119,6 @@ static __always_inline __be16 destination_port(struct packet *p)
 	return p->key.ports >> 16;
 }
 
-/* A number in host order, within bounds that every verifier knows. Before
- * v7.0: 9d21199842247ab05c675fb9b6c6ca393a5c0024 ("bpf: Add bitwise tracking
- * for BPF_END") a swapped register could hold anything.
- */
-static __always_inline __u32 host16(__be16 value)
-{
-	__u32 number = bpf_ntohs(value);
-
-	asm volatile("%0 &= 0xffff" : "+r"(number));
-	return number;
-}
-
 /* The header at an offset of at most OFFSET_MAX. The verifier may have seen
  * that of another copy of the number.
  */
@@ -216,7 +204,7 @@ static __always_inline bool gate_has_vip(struct xvs_gate *gate,
 	       1;
 }
 
-/* Whether the frame is addressed to this host. */
+/* Whether the frame's address is one of this host's. */
 static __always_inline bool gate_has_mac(struct xvs_gate *gate,
 					 struct ethhdr *eth)
 {
@@ -243,11 +231,36 @@ static __always_inline bool gate_has_vlan(struct xvs_gate *gate,
 	return gate->vlans[id / 64 % (XVS_VLANS / 64)] >> id % 64 & 1;
 }
 
+/* Whether the frame came in by a bond's member that is not in use. A switch sends
+ * what it knows no port for to all members: it is taken once.
+ */
+static __always_inline bool gate_has_backup(struct xvs_gate *gate,
+					    struct xdp_md *ctx)
+{
+	int i;
+
+	for (i = 0; i < XVS_BACKUPS; i++) {
+		if (!gate->backups[i])
+			break;
+		if (gate->backups[i] == ctx->ingress_ifindex)
+			return true;
+	}
+	return false;
+}
+
+/* Whether the frame is for this host. */
+static __always_inline bool gate_admits(struct xvs_gate *gate,
+					struct xdp_md *ctx, struct packet *p)
+{
+	return gate_has_mac(gate, p->eth) && gate_has_vlan(gate, p) &&
+	       !gate_has_backup(gate, ctx);
+}
+
 /* IP. The frame is not for a VIP, or the packet's addresses are in the key, even
  * when it is malformed.
  */
-static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate,
-				     struct iphdr *ip)
+static __always_inline int parse_ip4(struct xdp_md *ctx, struct packet *p,
+				     struct xvs_gate *gate, struct iphdr *ip)
 {
 	__u32 header;
 
@@ -258,7 +271,7 @@ static __always_inline int parse_ip4(struct packet *p, struct xvs_gate *gate,
 		return XVS_NOT_VIP;
 	p->ip4 = ip;
 	p->key.saddr[0] = ip->saddr;
-	if (!gate_has_mac(gate, p->eth) || !gate_has_vlan(gate, p))
+	if (!gate_admits(gate, ctx, p))
 		return XVS_OTHER_HOST;
 
 	header = ip->ihl * 4;
@@ -298,7 +311,7 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 	address = (const __u64 *)&ip->saddr;
 	p->key.saddr[0] = address[0];
 	p->key.saddr[1] = address[1];
-	if (!gate_has_mac(gate, p->eth) || !gate_has_vlan(gate, p))
+	if (!gate_admits(gate, ctx, p))
 		return XVS_OTHER_HOST;
 
 	payload = host16(ip->payload_len);

@@ -35,7 +35,7 @@ static __always_inline struct tag *tag_of_frame(struct ethhdr *eth)
 /* The id of a frame's VLAN, 0 without a tag. The frame has room for one. */
 static __always_inline __u32 tag_vlan(struct ethhdr *eth, __u64 length)
 {
-	__u32 id = bpf_ntohs(tag_of_frame(eth)->control) & TAG_VLAN;
+	__u32 id = host16(tag_of_frame(eth)->control) & TAG_VLAN;
 
 	/* All ones if there is a tag. */
 	return id & -(length >> 2);

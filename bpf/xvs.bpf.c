@@ -16,6 +16,7 @@
 #include "maps.h"
 #include "once.h"
 #include "siphash.h"
+#include "order.h"
 #include "tag.h"
 #include "packet.h"
 #include "hash.h"
@@ -115,7 +116,7 @@ static __always_inline int process_frame(struct xdp_md *ctx, struct packet *p)
 	switch (*protocol) {
 	case bpf_htons(ETH_P_IP):
 		p->version = 4;
-		reason = parse_ip4(p, g, (void *)(protocol + 1));
+		reason = parse_ip4(ctx, p, g, (void *)(protocol + 1));
 		return reason == CONTINUE ? process(ctx, p) : reason;
 	case bpf_htons(ETH_P_IPV6):
 		p->version = 6;

@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 4,
+	XVS_LAYOUT_VERSION = 5,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -43,6 +43,8 @@ enum {
 	XVS_FILTER_BITS = 65536,
 	/* Ids that a VLAN tag has room for. */
 	XVS_VLANS = 4096,
+	/* Members of bonds that are known not to be in use. */
+	XVS_BACKUPS = 8,
 	/* Room for enum xvs_reason. */
 	XVS_REASON_ROOM = 24,
 	/* Places for flows in one bucket: a cache line. */
@@ -203,6 +205,17 @@ enum xvs_status {
 	XVS_INTERFACE_DOWN,
 	XVS_RESOLVING,
 	XVS_NO_NEIGHBOUR,
+	XVS_NO_INTERFACE,
+	XVS_MTU_TOO_SMALL,
+};
+
+/* Why a prefix of a VLAN can be reached or not. */
+enum xvs_vlan_status {
+	XVS_VLAN_USABLE,
+	XVS_VLAN_NO_INTERFACE,
+	XVS_VLAN_ELSEWHERE,
+	XVS_VLAN_DOWN,
+	XVS_VLAN_MTU_TOO_SMALL,
 };
 
 /* Part of a lookup table, which has as many in a row as it needs. */
@@ -271,6 +284,10 @@ struct xvs_gate {
 	 * the id of a frame without a tag, or with a priority alone.
 	 */
 	__u64 vlans[XVS_VLANS / 64];
+	/* Members of bonds that are not in use, by ifindex; 0 ends the list. The
+	 * kernel takes nothing that comes in there, for another member has it.
+	 */
+	__u32 backups[XVS_BACKUPS];
 };
 
 /* Counters of one CPU. */
@@ -340,6 +357,11 @@ struct xvs_interface {
 	char name[16];
 };
 
+/* What the program is on. */
+struct xvs_interfaces {
+	struct xvs_interface list[XVS_INTERFACES];
+};
+
 /* One record that describes the instance to its readers. */
 struct xvs_instance {
 	enum xvs_layout layout;
@@ -358,16 +380,19 @@ struct xvs_instance {
 	struct xvs_settings settings;
 	__u32 flows;	/* that each flow table is meant for */
 	__u32 prefixes; /* records in the map of prefixes */
-	struct xvs_interface interfaces[XVS_INTERFACES];
 };
 
 /* A prefix of a VLAN, by its position in the list. */
 struct xvs_prefix {
 	__u8 address[16];
-	__u32 length; /* of the 128 bits */
+	__u8 own[16];	  /* the host's address in it, zeros: none */
+	__u8 gateway[16]; /* of its interface's default route, zeros: none */
+	__u32 length;	  /* of the 128 bits */
 	__u32 vlan;
 	__u32 ifindex; /* of the interface that is in it, 0: none */
-	__u32 pad;
+	__u32 mtu;     /* octets of an IP packet */
+	__u32 limit;   /* of the MTU, as configured, 0: none */
+	enum xvs_vlan_status status;
 };
 
 _Static_assert(XVS_REASONS <= XVS_REASON_ROOM, "reasons have room");

@@ -24,13 +24,13 @@ use crate::Error;
 use crate::Event;
 use crate::Info;
 use crate::Instance;
-use crate::Mode;
 use crate::Options;
 use crate::Result;
 use crate::Service;
 use crate::ServiceExtended;
 use crate::Vip;
-use crate::bpf::Attachment;
+use crate::attachments::Attachments;
+use crate::attachments::check_unoccupied;
 use crate::bpf::Dataplane;
 use crate::bpf::Directory;
 use crate::bpf::FlowMeta;
@@ -43,24 +43,18 @@ use crate::bpf::Settings;
 use crate::bpf::Sizes;
 use crate::bpf::Tables;
 use crate::bpf::Tick;
-use crate::bpf::program_name;
 use crate::census;
 use crate::clock::jiffy_ns;
 use crate::clock::now_ns;
 use crate::config::MAX_PREFIXES;
 use crate::control::Control;
-use crate::control::Port;
-use crate::discovery;
 use crate::event::Events;
 use crate::hash::HashKey;
 use crate::host;
 use crate::monitor::Monitor;
 use crate::net::Net;
-use crate::net::Snapshot;
 use crate::net::Watcher;
-
-/// The most interfaces that a client can be attached to.
-const MAX_INTERFACES: usize = InstanceRecord::INTERFACES;
+use crate::ports;
 
 /// A load balancer on some interfaces of this host.
 ///
@@ -76,14 +70,12 @@ pub struct Client {
     instance: Instance,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    // Dropped in this order: first nothing reaches the program any more.
-    _attachments: Vec<Attachment>,
-    _dataplane: Dataplane,
 }
 
 /// What the API and the background thread have in common.
 pub(crate) struct Shared {
     control: Mutex<Control>,
+    attachments: Mutex<Attachments>,
     pub(crate) events: Arc<Events>,
     /// Wakes the background thread.
     pub(crate) wake: EventFd,
@@ -101,13 +93,13 @@ impl Client {
         Self::with_options(Options::new(), interfaces)
     }
 
-    /// A balancer on these interfaces.
+    /// A balancer on these interfaces. A bond, or any members of one, stand for the
+    /// bond and all of its members.
     ///
     /// # Errors
     ///
-    /// When an option or interface is wrong, a VLAN's prefix is on none of the
-    /// interfaces and of the VLANs and MAC VLANs on them, one of them has another XDP program, another process runs
-    /// the instance, capabilities are missing (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), or
+    /// When an option or interface is wrong, one of them has another XDP program,
+    /// another process runs the instance, capabilities are missing (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), or
     /// the kernel refuses the program. Nothing is attached then.
     pub fn with_options(options: Options, interfaces: &[&str]) -> Result<Self> {
         options.validate()?;
@@ -116,18 +108,12 @@ impl Client {
         // The watcher first: what changes while all is read is in its queue.
         let watcher = Watcher::new()?;
         let mut net = Net::new()?;
-        let resolve = |observed: &Snapshot| {
-            let ports = ports(interfaces, observed)?;
-            let indices: Vec<u32> = ports.iter().map(|port| port.index).collect();
-            let prefixes = discovery::resolve_prefixes(&options.config, &indices, observed)?;
-            Ok((ports, prefixes))
-        };
-        resolve(&net.snapshot()?)?;
+        ports::resolve(interfaces, &net.snapshot()?)?;
 
         let directory = Directory::create(&options.bpffs, &options.instance)?;
         // Again, for the last process of this instance may just have ended.
         let observed = net.snapshot()?;
-        let (ports, prefixes) = resolve(&observed)?;
+        let mut ports = ports::resolve(interfaces, &observed)?;
         check_unoccupied(&ports, &observed)?;
         if let Ok(left) = Instance::open(&options.bpffs, &options.instance) {
             // A neighbour entry that stays managed keeps nobody from starting.
@@ -161,30 +147,22 @@ impl Client {
         );
 
         let events = Arc::new(Events::default());
-        let control = Control::new(
-            &options,
+        let attachments = Attachments::new(
+            dataplane,
             Arc::clone(&maps),
-            Arc::clone(&events),
-            ports.clone(),
-            prefixes,
-            observed,
-        );
-        let mut attached = attach_all(&dataplane, &ports, options.mode, &events)?;
-        let generic = attached.iter().filter(|(_, generic)| *generic).count();
-        if generic != 0 && generic != attached.len() {
-            // A native program cannot redirect to an interface without
-            // native XDP: the kernel would drop what is counted as forwarded.
-            drop(attached);
-            attached = attach_all(&dataplane, &ports, Mode::Generic, &events)?;
-        }
-        let (attachments, generic): (Vec<Attachment>, Vec<bool>) = attached.into_iter().unzip();
-        let attached: Vec<(Port, bool)> = ports.into_iter().zip(generic).collect();
-        Control::describe_ports(&maps, &attached);
+            &options,
+            &mut ports,
+            &observed,
+            &events,
+        )?;
+        let control =
+            Control::new(&options, Arc::clone(&maps), Arc::clone(&events), ports, observed);
 
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::System { call: "eventfd", source: errno.into() })?;
         let shared = Arc::new(Shared {
             control: Mutex::new(control),
+            attachments: Mutex::new(attachments),
             events,
             wake,
             stop: Mutex::new(false),
@@ -194,8 +172,6 @@ impl Client {
             instance: Instance::new(&options.instance, Arc::clone(&maps)),
             shared: Arc::clone(&shared),
             threads: Vec::new(),
-            _attachments: attachments,
-            _dataplane: dataplane,
         };
         let monitor = Monitor::new(Arc::clone(&shared), net, watcher);
         client.spawn("xvs-monitor", move || monitor.run())?;
@@ -214,11 +190,12 @@ impl Client {
         self.shared.control().config().clone()
     }
 
-    /// Sets the VLANs; destinations follow.
+    /// Sets the VLANs; destinations follow, and flows stay. A VLAN that cannot be
+    /// reached is no error: [`Instance::vlans`] tells why it cannot.
     ///
     /// # Errors
     ///
-    /// When the configuration is wrong, or a prefix is on no interface.
+    /// When the configuration is wrong.
     pub fn set_config(&self, config: Config) -> Result<()> {
         self.change(|control| control.set_config(config))
     }
@@ -404,6 +381,12 @@ impl Shared {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the program is on. It is locked while interfaces are attached to,
+    /// which takes long: never by a call.
+    pub(crate) fn attachments(&self) -> MutexGuard<'_, Attachments> {
+        self.attachments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn stopped(&self) -> bool {
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -436,43 +419,6 @@ fn find<'a>(
     all.iter_mut()
         .find(|d| d.address == address)
         .ok_or(Error::DestinationNotFound { service, address })
-}
-
-/// The interfaces of these names, which must be up.
-fn ports(names: &[&str], observed: &Snapshot) -> Result<Vec<Port>> {
-    let list = |reason: String| Error::InterfaceList { reason };
-    if names.is_empty() {
-        return Err(list("it is empty".to_owned()));
-    }
-    if names.len() > MAX_INTERFACES {
-        return Err(list(format!("{} are over the limit of {MAX_INTERFACES}", names.len())));
-    }
-    let mut ports: Vec<Port> = Vec::new();
-    for name in names {
-        let interface = (*name).to_owned();
-        let Some(link) = observed.links.values().find(|link| link.name == *name) else {
-            return Err(Error::InterfaceNotFound { interface });
-        };
-        if ports.iter().any(|port| port.index == link.index) {
-            return Err(list(format!("`{name}` is there twice")));
-        }
-        if !link.up {
-            return Err(Error::InterfaceDown { interface });
-        }
-        ports.push(Port { index: link.index, name: interface, up: link.running });
-    }
-    Ok(ports)
-}
-
-/// Refuses interfaces that have an XDP program already, whosever it is.
-fn check_unoccupied(ports: &[Port], observed: &Snapshot) -> Result<()> {
-    for port in ports {
-        if let Some(xdp) = observed.links.get(&port.index).and_then(|link| link.xdp) {
-            let (interface, program) = (port.name.clone(), program_name(xdp.id));
-            return Err(Error::ForeignProgram { interface, program });
-        }
-    }
-    Ok(())
 }
 
 fn settings(options: &Options) -> Result<Settings> {
@@ -511,54 +457,4 @@ fn secret() -> Result<[u8; 16]> {
         .and_then(|mut file| file.read_exact(&mut octets))
         .map_err(|source| Error::System { call: "reading /dev/urandom", source })?;
     Ok(octets)
-}
-
-/// Attaches to all interfaces; whether each is in generic mode.
-fn attach_all(
-    dataplane: &Dataplane,
-    ports: &[Port],
-    mode: Mode,
-    events: &Events,
-) -> Result<Vec<(Attachment, bool)>> {
-    ports.iter().map(|port| attach(dataplane, port, mode, events)).collect()
-}
-
-/// Attaches to an interface; whether it is in generic mode.
-fn attach(
-    dataplane: &Dataplane,
-    port: &Port,
-    mode: Mode,
-    events: &Events,
-) -> Result<(Attachment, bool)> {
-    use std::io::ErrorKind;
-
-    let interface = || port.name.clone();
-    let first = dataplane.attach(port.index, mode);
-    match first {
-        Ok(attachment) => Ok((attachment, mode == Mode::Generic)),
-        // Somebody was faster than the look at the interface before.
-        Err(error)
-            if matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::AlreadyExists) =>
-        {
-            Err(Error::ForeignProgram {
-                interface: interface(),
-                program: "attached just now".to_owned(),
-            })
-        }
-        Err(source) => match mode {
-            Mode::Auto => {
-                let attachment = dataplane
-                    .attach(port.index, Mode::Generic)
-                    .map_err(|source| Error::Attach { interface: interface(), source })?;
-                let reason = match source.kind() {
-                    ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),
-                    _ => source.to_string(),
-                };
-                events.push(Event::GenericMode { interface: interface(), reason });
-                Ok((attachment, true))
-            }
-            Mode::Native => Err(Error::NativeUnsupported { interface: interface(), source }),
-            Mode::Generic => Err(Error::Attach { interface: interface(), source }),
-        },
-    }
 }

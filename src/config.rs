@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::Error;
 use crate::Prefix;
@@ -28,6 +29,9 @@ pub struct Config {
     /// the prefix; frames leave with the tag that it has on the wire. On an
     /// untagged interface the VLAN id is only a label.
     pub vlans: BTreeMap<u16, Vec<Prefix>>,
+    /// The longest IP packet that is sent into a VLAN, in octets, where that is
+    /// less than the MTU of its interface.
+    pub mtus: BTreeMap<u16, u32>,
 }
 
 impl Config {
@@ -37,12 +41,19 @@ impl Config {
         self
     }
 
+    /// Limits the IP packets that are sent into a VLAN to so many octets.
+    pub fn mtu(mut self, id: u16, octets: u32) -> Self {
+        self.mtus.insert(id, octets);
+        self
+    }
+
     /// Every prefix with the id of its VLAN.
     pub fn prefixes(&self) -> impl Iterator<Item = (u16, Prefix)> + '_ {
         self.vlans.iter().flat_map(|(id, prefixes)| prefixes.iter().map(|p| (*id, *p)))
     }
 
-    /// Checks VLAN ids (1 to 4,094) and that no two prefixes overlap.
+    /// Checks VLAN ids (1 to 4,094), that no two prefixes overlap, and MTUs: at
+    /// least 68 octets for IPv4 (RFC 791), 1,280 for IPv6 (RFC 8200, section 5).
     pub fn validate(&self) -> Result<()> {
         let all: Vec<(u16, Prefix)> = self.prefixes().collect();
         for (i, (id, prefix)) in all.iter().enumerate() {
@@ -51,6 +62,14 @@ impl Config {
             }
             if let Some((_, other)) = all[..i].iter().find(|(_, p)| p.overlaps(prefix)) {
                 return Err(Error::PrefixOverlap { prefix: *prefix, other: *other });
+            }
+        }
+        for (&vlan, &mtu) in &self.mtus {
+            let prefixes = self.vlans.get(&vlan).ok_or(Error::UnknownVlan { vlan })?;
+            let v4 = prefixes.iter().all(|prefix| prefix.address().is_ipv4());
+            let least = if v4 { MIN_MTU4 } else { MIN_MTU6 };
+            if !(least..=65_535).contains(&mtu) {
+                return Err(Error::InvalidMtu { vlan, mtu, least });
             }
         }
         if all.len() > MAX_PREFIXES {
@@ -63,6 +82,11 @@ impl Config {
         Ok(())
     }
 }
+
+/// The least MTU of a link with IPv4 (RFC 791).
+const MIN_MTU4: u32 = 68;
+/// The least MTU of a link with IPv6 (RFC 8200, section 5).
+pub(crate) const MIN_MTU6: u32 = 1_280;
 
 /// The most prefixes that a [`Config`] can have.
 pub const MAX_PREFIXES: usize = 4096;
@@ -79,6 +103,11 @@ pub struct Options {
     pub mode: Mode,
     /// The initial VLANs.
     pub config: Config,
+    /// How long to wait between one member of a bond and the next when programs
+    /// are attached and detached, for cards that lose their link for a moment
+    /// then. Unless it is 0, the default, a bond's members are attached to one
+    /// by one even where the kernel could attach to the bond. At most 60 s.
+    pub attach_pause: Duration,
     /// The most services, 1 to 65,535. Default: 4,096.
     pub services: u32,
     /// The most destinations of all services together, 1 to 1,048,575.
@@ -105,6 +134,7 @@ impl Default for Options {
             bpffs: PathBuf::from("/sys/fs/bpf"),
             mode: Mode::Auto,
             config: Config::default(),
+            attach_pause: Duration::ZERO,
             services: 4_096,
             destinations: 65_535,
             flows: 1_000_000,
@@ -142,6 +172,18 @@ impl Options {
     /// Adds a prefix to a VLAN.
     pub fn vlan(mut self, id: u16, prefix: Prefix) -> Self {
         self.config = self.config.vlan(id, prefix);
+        self
+    }
+
+    /// Limits the IP packets that are sent into a VLAN to so many octets.
+    pub fn mtu(mut self, id: u16, octets: u32) -> Self {
+        self.config = self.config.mtu(id, octets);
+        self
+    }
+
+    /// Sets the pause between attaching to members of a bond.
+    pub const fn attach_pause(mut self, pause: Duration) -> Self {
+        self.attach_pause = pause;
         self
     }
 
@@ -195,12 +237,23 @@ impl Options {
                 return Err(Error::OptionRange { option, value, least, most });
             }
         }
+        if self.attach_pause > MAX_ATTACH_PAUSE {
+            return Err(Error::OptionRange {
+                option: "attach_pause (seconds)",
+                value: u32::try_from(self.attach_pause.as_secs()).unwrap_or(u32::MAX),
+                least: 0,
+                most: MAX_ATTACH_PAUSE.as_secs() as u32,
+            });
+        }
         if !is_prime(self.table_size) {
             return Err(Error::TableSize { size: self.table_size });
         }
         self.config.validate()
     }
 }
+
+/// The longest [`Options::attach_pause`].
+const MAX_ATTACH_PAUSE: Duration = Duration::from_secs(60);
 
 /// Checks the name of an instance, which is also that of a folder.
 pub(crate) fn validate_instance(name: &str) -> Result<()> {
@@ -222,6 +275,9 @@ mod tests {
     #[test]
     fn options_are_checked() {
         Options::new().validate().unwrap();
+        let least = |prefix: &str, mtu| Options::new().vlan(7, prefix.parse().unwrap()).mtu(7, mtu);
+        least("10.0.0.0/8", 68).validate().unwrap();
+        least("fd00::/64", 1_280).validate().unwrap();
         for (options, part) in [
             (Options::new().instance(""), "instance"),
             (Options::new().instance("a/b"), "a/b"),
@@ -237,6 +293,12 @@ mod tests {
                     .vlan(2, "10.1.0.0/16".parse().unwrap()),
                 "10.1.0.0/16",
             ),
+            (Options::new().vlan(4095, "10.0.0.0/8".parse().unwrap()), "VLAN 4095"),
+            (Options::new().mtu(7, 1_500), "VLAN 7"),
+            (Options::new().vlan(7, "10.0.0.0/8".parse().unwrap()).mtu(7, 67), "67"),
+            (Options::new().vlan(7, "10.0.0.0/8".parse().unwrap()).mtu(7, 65_536), "65536"),
+            (Options::new().vlan(7, "fd00::/64".parse().unwrap()).mtu(7, 1_279), "1280"),
+            (Options::new().attach_pause(Duration::from_secs(61)), "attach_pause"),
         ] {
             let error = options.validate().unwrap_err().to_string();
             assert!(error.contains(part), "{error} lacks {part}");

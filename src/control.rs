@@ -23,31 +23,25 @@ use crate::Destination;
 use crate::DestinationStatus;
 use crate::Error;
 use crate::Options;
+use crate::Prefix;
 use crate::Result;
 use crate::Service;
 use crate::ServiceKey;
+use crate::VlanStatus;
 use crate::bpf::Maps;
 use crate::bpf::ServiceRecord;
 use crate::bpf::address_octets;
-use crate::discovery;
 use crate::discovery::NextHop;
-use crate::discovery::PrefixInterface;
 use crate::event::Events;
 use crate::hash::HashKey;
 use crate::maglev::Member;
 use crate::net::Snapshot;
+use crate::ports::Port;
+use crate::vlans::VlanPrefix;
 use ids::Ids;
 pub(crate) use records::key_record;
 use tables::Entry;
 use tables::Tables;
-
-/// An interface that the program is attached to.
-#[derive(Clone, Debug)]
-pub(crate) struct Port {
-    pub(crate) index: u32,
-    pub(crate) name: String,
-    pub(crate) up: bool,
-}
 
 /// A service as it is in the data plane.
 #[derive(Debug)]
@@ -84,7 +78,9 @@ pub(crate) struct Control {
     events: Arc<Events>,
     config: Config,
     ports: Vec<Port>,
-    prefixes: Vec<PrefixInterface>,
+    prefixes: Vec<VlanPrefix>,
+    /// What was told of each prefix last.
+    vlan_statuses: BTreeMap<Prefix, VlanStatus>,
     /// The network as last heard of; [`Self::observe`] follows a change.
     pub(crate) observed: Snapshot,
     services: BTreeMap<ServiceKey, Balanced>,
@@ -116,10 +112,9 @@ impl Control {
         maps: Arc<Maps>,
         events: Arc<Events>,
         ports: Vec<Port>,
-        prefixes: Vec<PrefixInterface>,
         observed: Snapshot,
     ) -> Self {
-        let control = Self {
+        let mut control = Self {
             tables: Tables::new(
                 Arc::clone(&maps),
                 options.table_size,
@@ -130,7 +125,8 @@ impl Control {
             events,
             config: options.config.clone(),
             ports,
-            prefixes,
+            prefixes: Vec::new(),
+            vlan_statuses: BTreeMap::new(),
             observed,
             services: BTreeMap::new(),
             stale: BTreeSet::new(),
@@ -147,7 +143,7 @@ impl Control {
             generations: vec![1; options.destinations as usize + 1],
         };
         control.write_gate();
-        control.write_prefixes();
+        control.find_vlans();
         control
     }
 
@@ -420,10 +416,8 @@ impl Control {
     /// Sets the VLANs; destinations follow.
     pub(crate) fn set_config(&mut self, config: Config) -> Result<()> {
         config.validate()?;
-        let ports: Vec<u32> = self.ports.iter().map(|p| p.index).collect();
-        self.prefixes = discovery::resolve_prefixes(&config, &ports, &self.observed)?;
         self.config = config;
-        self.write_prefixes();
+        self.find_vlans();
         self.refresh();
         self.rebuild(Duration::MAX);
         Ok(())

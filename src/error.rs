@@ -23,15 +23,16 @@ pub enum Error {
     InterfaceDown { interface: String },
     /// The list of interfaces is empty, too long or names one twice.
     InterfaceList { reason: String },
-    /// No interface of the client, nor a VLAN or MAC VLAN on one, has an address
-    /// in the prefix.
-    PrefixNotFound { vlan: u16, prefix: Prefix, interfaces: Vec<String> },
     /// The text is no prefix.
     InvalidPrefix { prefix: String, reason: String },
     /// Two prefixes share addresses.
     PrefixOverlap { prefix: Prefix, other: Prefix },
     /// The VLAN id is not from 1 to 4,094.
     InvalidVlan { vlan: u16 },
+    /// The MTU of the VLAN is below the least that IP asks for.
+    InvalidMtu { vlan: u16, mtu: u32, least: u32 },
+    /// Something is said of a VLAN that has no prefix.
+    UnknownVlan { vlan: u16 },
     /// The address cannot be a virtual address.
     InvalidVip { address: IpAddr, reason: &'static str },
     /// The service's port is 0.
@@ -106,12 +107,6 @@ impl fmt::Display for Error {
                 write!(f, "interface `{interface}` is down; `ip link set {interface} up` starts it")
             }
             Self::InterfaceList { reason } => write!(f, "the list of interfaces: {reason}"),
-            Self::PrefixNotFound { vlan, prefix, interfaces } => write!(
-                f,
-                "VLAN {vlan}: none of {}, nor a VLAN on one, has an address in {prefix}; \
-                 `ip address add` gives it one",
-                interfaces.join(", ")
-            ),
             Self::InvalidPrefix { prefix, reason } => {
                 write!(f, "`{prefix}` is no prefix such as 10.1.2.0/24: {reason}")
             }
@@ -119,6 +114,12 @@ impl fmt::Display for Error {
                 write!(f, "prefix {prefix} overlaps {other}; each address must be in one VLAN only")
             }
             Self::InvalidVlan { vlan } => write!(f, "VLAN {vlan}: ids go from 1 to 4094"),
+            Self::InvalidMtu { vlan, mtu, least } => {
+                write!(f, "VLAN {vlan}: an MTU of {mtu} is not from {least} to 65535")
+            }
+            Self::UnknownVlan { vlan } => {
+                write!(f, "VLAN {vlan} has an MTU and no prefix; a VLAN is made by its prefixes")
+            }
             Self::InvalidVip { address, reason } => {
                 write!(f, "{address} cannot be a virtual address: {reason}")
             }

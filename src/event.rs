@@ -8,7 +8,9 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use crate::DestinationStatus;
+use crate::Prefix;
 use crate::ServiceKey;
+use crate::VlanStatus;
 
 /// Something that happened without a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,11 @@ pub enum Event {
     InterfaceDown { interface: String },
     /// An interface of the instance is up again.
     InterfaceUp { interface: String },
+    /// An interface of the instance, or a member of its bond, came, and the
+    /// program is on it.
+    Attached { interface: String },
+    /// A prefix of a VLAN can be reached, or cannot, from now on.
+    Vlan { vlan: u16, prefix: Prefix, status: VlanStatus },
     /// So many events were dropped, for nobody read them.
     Dropped(u64),
     /// The kernel had more news than could be read; everything was read anew.
@@ -47,6 +54,8 @@ impl fmt::Display for Event {
             }
             Self::InterfaceDown { interface } => write!(f, "interface `{interface}` is down"),
             Self::InterfaceUp { interface } => write!(f, "interface `{interface}` is up"),
+            Self::Attached { interface } => write!(f, "interface `{interface}` is attached to"),
+            Self::Vlan { vlan, prefix, status } => write!(f, "VLAN {vlan}: {prefix}: {status}"),
             Self::EventsLost => f.write_str("netlink events were lost; the network was read again"),
             Self::Dropped(count) => write!(f, "{count} events were dropped unread"),
             Self::Failed(what) => write!(f, "background failure: {what}"),

@@ -27,21 +27,23 @@ use crate::ServiceStatus;
 use crate::Stats;
 use crate::Vip;
 use crate::VlanInfo;
+use crate::VlanStatus;
 use crate::bpf::DestinationInfo;
 use crate::bpf::Directory;
-use crate::bpf::InstanceRecord;
 use crate::bpf::Maps;
+use crate::bpf::PrefixRecord;
 use crate::bpf::ServiceRecord;
 use crate::bpf::StatusCode;
+use crate::bpf::VlanCode;
 use crate::bpf::octets_address;
 use crate::clock::now_ns;
 use crate::config::validate_instance;
 use crate::control::retire::refused_since;
 use crate::control::retire::since;
-use crate::discovery;
 use crate::host;
 use crate::host::NeighbourInfo;
 use crate::net::Net;
+use crate::ports;
 
 /// A running instance, seen from any process that may read its pins.
 ///
@@ -125,7 +127,7 @@ impl Instance {
             instance: self.name.clone(),
             process: record.process,
             uptime: Duration::from_nanos(now_ns().saturating_sub(record.started_ns)),
-            interfaces: interfaces(&record),
+            interfaces: self.interfaces(),
             services: found.services.len() as u32,
             services_limit: record.settings.services - 1,
             destinations: found.destinations.iter().map(Vec::len).sum::<usize>() as u32,
@@ -138,29 +140,55 @@ impl Instance {
         }
     }
 
-    /// The VLANs as configured.
-    pub fn config(&self) -> Result<Config> {
-        let vlans = self.vlans()?;
-        Ok(vlans.iter().fold(Config::default(), |config, vlan| config.vlan(vlan.id, vlan.prefix)))
+    /// What the program is on.
+    fn interfaces(&self) -> Vec<Interface> {
+        let record = self.maps.interfaces.read(0);
+        let attached = record.list.iter().take_while(|i| i.ifindex != 0);
+        attached
+            .map(|i| Interface {
+                index: i.ifindex,
+                name: i.name.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect(),
+                mode: if i.generic != 0 { Mode::Generic } else { Mode::Native },
+            })
+            .collect()
     }
 
-    /// The prefixes of the VLANs with their interfaces.
+    /// The VLANs as configured.
+    pub fn config(&self) -> Result<Config> {
+        let prefixes = self.prefixes();
+        Ok(prefixes.fold(Config::default(), |config, (prefix, record)| {
+            let id = record.vlan as u16;
+            let config = config.vlan(id, prefix);
+            if record.limit == 0 { config } else { config.mtu(id, record.limit) }
+        }))
+    }
+
+    /// The prefixes of the VLANs, each with its interface and why it cannot be
+    /// reached, if it cannot.
     pub fn vlans(&self) -> Result<Vec<VlanInfo>> {
+        let some = |octets| Some(octets).filter(|o| *o != [0; 16]).map(octets_address);
+        let number = |number| Some(number).filter(|number| *number != 0);
+        let vlan = |(prefix, record): (Prefix, PrefixRecord)| VlanInfo {
+            id: record.vlan as u16,
+            prefix,
+            status: vlan_status(&record),
+            interface: number(record.ifindex),
+            address: some(record.own),
+            gateway: some(record.gateway),
+            mtu: number(record.mtu),
+        };
+        Ok(self.prefixes().map(vlan).collect())
+    }
+
+    fn prefixes(&self) -> impl Iterator<Item = (Prefix, PrefixRecord)> + '_ {
         let count = self.maps.instance.read(0).prefixes.min(self.maps.prefixes.len());
-        let vlans = (0..count)
-            .filter_map(|i| {
-                let record = self.maps.prefixes.read(i);
-                let address = octets_address(record.address);
-                let length =
-                    if address.is_ipv4() { record.length.checked_sub(96)? } else { record.length };
-                Some(VlanInfo {
-                    id: record.vlan as u16,
-                    prefix: Prefix::containing(address, length as u8)?,
-                    interface: Some(record.ifindex).filter(|index| *index != 0),
-                })
-            })
-            .collect();
-        Ok(vlans)
+        (0..count).filter_map(|i| {
+            let record = self.maps.prefixes.read(i);
+            let address = octets_address(record.address);
+            let length =
+                if address.is_ipv4() { record.length.checked_sub(96)? } else { record.length };
+            Some((Prefix::containing(address, length as u8)?, record))
+        })
     }
 
     /// The neighbour entries that the destinations need, as the network
@@ -194,13 +222,11 @@ impl Instance {
     pub(crate) fn disown_neighbours(&self, net: &mut Net) -> Result<()> {
         let snapshot = net.snapshot()?;
         // The thread may be in another network namespace.
-        let ports: Vec<u32> = interfaces(&self.maps.instance.read(0))
-            .iter()
-            .filter(|i| snapshot.links.get(&i.index).is_some_and(|link| link.name == i.name))
-            .map(|i| i.index)
-            .collect();
+        let interfaces = self.interfaces().into_iter();
+        let here = |i: &Interface| snapshot.links.get(&i.index).is_some_and(|l| l.name == i.name);
+        let ports = ports::of_devices(interfaces.filter(here).map(|i| i.index), &snapshot);
         for (index, address) in self.neighbours_needed()? {
-            if discovery::exit(index, &ports, &snapshot).is_some() {
+            if ports::exit(index, &ports, &snapshot).is_some() {
                 net.disown(index, address)?;
             }
         }
@@ -453,17 +479,18 @@ fn status(info: &DestinationInfo) -> DestinationStatus {
         StatusCode::XVS_NO_PREFIX => DestinationStatus::NoPrefix,
         StatusCode::XVS_INTERFACE_DOWN => DestinationStatus::InterfaceDown,
         StatusCode::XVS_NO_NEIGHBOUR => DestinationStatus::NoNeighbour,
+        StatusCode::XVS_NO_INTERFACE => DestinationStatus::NoInterface,
+        StatusCode::XVS_MTU_TOO_SMALL => DestinationStatus::MtuTooSmall,
         _ => DestinationStatus::Resolving,
     }
 }
 
-fn interfaces(record: &InstanceRecord) -> Vec<Interface> {
-    let attached = record.interfaces.iter().take_while(|i| i.ifindex != 0);
-    attached
-        .map(|i| Interface {
-            index: i.ifindex,
-            name: i.name.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect(),
-            mode: if i.generic != 0 { Mode::Generic } else { Mode::Native },
-        })
-        .collect()
+fn vlan_status(record: &PrefixRecord) -> VlanStatus {
+    match record.status {
+        VlanCode::XVS_VLAN_USABLE => VlanStatus::Usable,
+        VlanCode::XVS_VLAN_ELSEWHERE => VlanStatus::Elsewhere,
+        VlanCode::XVS_VLAN_DOWN => VlanStatus::Down,
+        VlanCode::XVS_VLAN_MTU_TOO_SMALL => VlanStatus::MtuTooSmall,
+        _ => VlanStatus::NoInterface,
+    }
 }

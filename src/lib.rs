@@ -26,6 +26,7 @@
 //! [`Client::services`] and its like; [`Instance`] tells the same to other
 //! processes.
 
+mod attachments;
 mod bpf;
 mod census;
 mod client;
@@ -43,9 +44,11 @@ mod instance;
 mod maglev;
 mod monitor;
 mod net;
+mod ports;
 mod prefix;
 mod service;
 mod stats;
+mod vlans;
 
 pub use client::Client;
 pub use config::Config;
@@ -82,3 +85,4 @@ pub use stats::ServiceStatus;
 pub use stats::Stats;
 pub use stats::Vip;
 pub use stats::VlanInfo;
+pub use stats::VlanStatus;

@@ -68,6 +68,7 @@ impl Monitor {
                 keep = now + (now.elapsed() * 10).min(KEEP);
             }
             if now >= ask {
+                self.attach();
                 self.retry();
                 self.ask_neighbours();
                 ask = now + ASK;
@@ -107,6 +108,7 @@ impl Monitor {
             control.observe();
         }
         drop(control);
+        self.attach();
         self.rebuild();
         match changes {
             Ok(changes) if changes.lost => {
@@ -132,6 +134,15 @@ impl Monitor {
                 self.rebuild();
             }
             Err(error) => self.tell(error.to_string()),
+        }
+    }
+
+    /// Has the program on all interfaces of the ports, and on no others.
+    fn attach(&mut self) {
+        let wanted = self.shared.control().devices();
+        let failures = self.shared.attachments().follow(&wanted, &self.shared.events);
+        for failure in failures {
+            self.tell(failure.to_string());
         }
     }
 

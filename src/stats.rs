@@ -155,6 +155,10 @@ pub enum DestinationStatus {
     Resolving,
     /// The kernel asked for its MAC address and got no answer.
     NoNeighbour,
+    /// Its VLAN has no interface.
+    NoInterface,
+    /// The MTU of its VLAN's interface is too small for its family.
+    MtuTooSmall,
 }
 
 impl fmt::Display for DestinationStatus {
@@ -165,6 +169,8 @@ impl fmt::Display for DestinationStatus {
             Self::InterfaceDown => "the interface of its VLAN is down",
             Self::Resolving => "its MAC address is not known yet",
             Self::NoNeighbour => "no neighbour answers for its address",
+            Self::NoInterface => "its VLAN has no interface here",
+            Self::MtuTooSmall => "the MTU of its VLAN's interface is too small for IPv6",
         })
     }
 }
@@ -286,7 +292,36 @@ pub struct Info {
     pub stats: Stats,
 }
 
-/// A prefix of a VLAN and its interface.
+/// Whether a prefix of a VLAN can be reached, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum VlanStatus {
+    /// It has an interface that can send.
+    Usable,
+    /// No interface has an address in it.
+    NoInterface,
+    /// Only interfaces that the instance does not run on have an address in it.
+    Elsewhere,
+    /// Its interface, or the one below that, is down.
+    Down,
+    /// Its interface's MTU is below what IPv6 needs, 1,280 octets (RFC 8200,
+    /// section 5).
+    MtuTooSmall,
+}
+
+impl fmt::Display for VlanStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Usable => "usable",
+            Self::NoInterface => "no interface has an address in it",
+            Self::Elsewhere => "the interface with an address in it is none of the instance's",
+            Self::Down => "its interface is down",
+            Self::MtuTooSmall => "the MTU of its interface is below 1280, too small for IPv6",
+        })
+    }
+}
+
+/// A prefix of a VLAN with what is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VlanInfo {
@@ -294,7 +329,14 @@ pub struct VlanInfo {
     pub id: u16,
     /// The prefix.
     pub prefix: Prefix,
-    /// The index of the interface with an address in the prefix, if there is
-    /// one now.
+    /// Whether it can be reached, and why not.
+    pub status: VlanStatus,
+    /// The index of the interface that it is reached by, or was last.
     pub interface: Option<u32>,
+    /// The host's address in it.
+    pub address: Option<IpAddr>,
+    /// The gateway of the interface's default route.
+    pub gateway: Option<IpAddr>,
+    /// The longest IP packet that is sent there, in octets.
+    pub mtu: Option<u32>,
 }

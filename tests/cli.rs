@@ -20,6 +20,7 @@ use std::sync::mpsc;
 use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use netns::Namespace;
 use nix::sys::signal::Signal;
@@ -27,6 +28,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use nix::unistd::geteuid;
 use serde_json::Value;
+use serde_json::json;
 use xvs::Reasons;
 
 /// A command line that is right in everything, to vary.
@@ -79,6 +81,9 @@ fn wrong_usage_exits_2_and_names_the_argument() {
         (extended(&["--vlan", "10"]), "ID=PREFIX"),
         (extended(&["--vlan", "blue=10.2.0.0/16"]), "blue"),
         (extended(&["--vlan", "10=10.2.0.0"]), "10.2.0.0"),
+        (extended(&["--mtu", "1400"]), "ID=OCTETS"),
+        (extended(&["--mtu", "1=big"]), "big"),
+        (extended(&["--attach-pause", "long"]), "seconds"),
         (extended(&["--weight", "10.1.2.3"]), "RIP=N"),
         (extended(&["--weight", "web=3"]), "web"),
         (extended(&["--weight", "10.1.2.3=heavy"]), "heavy"),
@@ -142,6 +147,9 @@ fn refused_values_exit_1_and_are_named() {
         (extended(&["--vlan", "0=10.2.0.0/16"]), "VLAN 0"),
         (extended(&["--vlan", "4095=10.2.0.0/16"]), "VLAN 4095"),
         (extended(&["--vlan", "2=10.1.0.0/16"]), "10.1.0.0/16"),
+        (extended(&["--mtu", "1=67"]), "from 68"),
+        (extended(&["--mtu", "7=1500"]), "VLAN 7"),
+        (extended(&["--attach-pause", "61"]), "attach_pause"),
         (extended(&["--flows", "1"]), "flows"),
         (extended(&["--instance", "a/b"]), "a/b"),
         (vec!["show", "--instance", "a b"], "a b"),
@@ -343,6 +351,15 @@ impl Drop for Balance {
     }
 }
 
+/// Asks until it is so; panics if that takes longer than 20 seconds.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < end, "not within 20 s: {what}");
+        thread::yield_now();
+    }
+}
+
 /// The keys of an object, with spaces between them.
 fn keys(object: &Value) -> String {
     let keys = object.as_object().expect("it is an object").keys();
@@ -357,7 +374,6 @@ fn what_the_host_lacks_is_named() {
     for (arguments, parts) in [
         (["balance", "eth7", "10.1.2.0/24", "192.168.100.1", "10.1.2.3"], ["eth7", "no interface"]),
         (["balance", "down0", "10.1.2.0/24", "192.168.100.1", "10.1.2.3"], ["down0", "down"]),
-        (["balance", "eth0", "10.9.9.0/24", "192.168.100.1", "10.9.9.3"], ["10.9.9.0/24", "eth0"]),
         (["balance", "eth0,eth0", "10.1.2.0/24", "192.168.100.1", "10.1.2.3"], ["eth0", "list"]),
     ] {
         assert_fails(&arguments, lab.run(&arguments), &parts);
@@ -439,6 +455,39 @@ fn balance_ends_by_time_and_by_command() {
     balance.tell("quit", "ok");
     assert_eq!(balance.event("stopped")["cause"], "quit");
     assert_eq!(balance.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_vlan_that_cannot_be_reached_is_told_with_the_reason() {
+    let Some(lab) = Lab::new("vlans") else { return };
+    let vlans = ["--vlan", "9=10.9.9.0/24", "--mtu", "9=1400"];
+    let arguments = ["eth0", "10.1.2.0/24", "192.168.100.1", "10.9.9.3"];
+    let balance = lab.balance(&[&arguments[..], &vlans].concat());
+    let told = balance.event("vlan");
+    assert_eq!(
+        (&told["vlan"], &told["prefix"], &told["status"]),
+        (&json!(9), &json!("10.9.9.0/24"), &json!("no_interface"))
+    );
+    assert_eq!(balance.event("waiting")["destinations"][0]["status"], "no_interface");
+    let shown = &lab.objects(&["show", "vlans"])[1];
+    assert_eq!((&shown["status"], &shown["interface"]), (&json!("no_interface"), &json!(null)));
+    let (_, table, _) = lab.run(&["show", "vlans"]);
+    assert!(table.contains("no interface has an address in it"), "{table}");
+
+    lab.balancer.sh("ip link add other type veth peer name unused && ip link set other up
+         ip addr add 10.9.9.1/24 dev other");
+    let shown = || lab.objects(&["show", "vlans"])[1].clone();
+    assert_eq!(balance.event("vlan")["status"], "elsewhere");
+    assert_eq!(shown()["status"], "elsewhere");
+    lab.balancer.sh("ip addr add 10.9.9.2/24 dev eth0
+         ip route add default via 10.9.9.254 dev eth0");
+    assert_eq!(balance.event("vlan")["status"], "usable");
+    wait_until("the gateway is seen", || shown()["gateway"] == "10.9.9.254");
+    let shown = shown();
+    assert_eq!(
+        (&shown["interface"], &shown["address"], &shown["mtu"]),
+        (&json!("eth0"), &json!("10.9.9.2"), &json!(1400))
+    );
 }
 
 #[test]
@@ -528,7 +577,10 @@ fn show_tells_all_with_stable_keys() {
 
     assert!(lab.objects(&["show", "flows"]).is_empty());
     let vlans = lab.objects(&["show", "vlans"]);
-    assert_eq!(keys(&vlans[0]), "interface interface_index prefix type vlan");
+    assert_eq!(
+        keys(&vlans[0]),
+        "address gateway interface interface_index mtu prefix reason status type vlan"
+    );
     assert_eq!(
         (&vlans[0]["prefix"], &vlans[0]["interface"]),
         (&"10.1.2.0/24".into(), &"eth0".into())

@@ -30,5 +30,7 @@ mod neighbours;
 mod refusals;
 #[path = "lab/stats.rs"]
 mod stats;
+#[path = "lab/vlans.rs"]
+mod vlans;
 #[path = "lab/web.rs"]
 mod web;

@@ -129,7 +129,7 @@ fn a_vlan_device_may_go_and_come_back() {
             (0..20).map(|_| Connection::open(vip(number, 80), PATIENCE).expect("open")).collect()
         });
         lab.lb.sh("ip link del eth0.20");
-        status(DestinationStatus::InterfaceDown);
+        status(DestinationStatus::NoInterface);
         lab.add_vlan(2);
         status(DestinationStatus::Reachable);
         lab.client.enter(|| {

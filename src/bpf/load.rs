@@ -113,6 +113,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
     let maps = &mut skeleton.maps;
     for (map, name) in [
         (&mut maps.instance, "instance"),
+        (&mut maps.interfaces, "interfaces"),
         (&mut maps.gate, "gate"),
         (&mut maps.flows4, "flows4"),
         (&mut maps.flows6, "flows6"),

@@ -17,6 +17,7 @@ pub(crate) use super::skeleton::types::xvs_gate as Gate;
 pub(crate) use super::skeleton::types::xvs_gauge as Gauge;
 pub(crate) use super::skeleton::types::xvs_instance as InstanceRecord;
 pub(crate) use super::skeleton::types::xvs_interface as InterfaceRecord;
+pub(crate) use super::skeleton::types::xvs_interfaces as InterfacesRecord;
 pub(crate) use super::skeleton::types::xvs_layout as Layout;
 pub(crate) use super::skeleton::types::xvs_prefix as PrefixRecord;
 pub(crate) use super::skeleton::types::xvs_reason as ReasonCode;
@@ -30,6 +31,7 @@ pub(crate) use super::skeleton::types::xvs_tables as Tables;
 pub(crate) use super::skeleton::types::xvs_tags as FlowTags;
 pub(crate) use super::skeleton::types::xvs_tick as Tick;
 pub(crate) use super::skeleton::types::xvs_traffic as Traffic;
+pub(crate) use super::skeleton::types::xvs_vlan_status as VlanCode;
 
 /// The layout of the maps that this version makes and reads.
 pub(crate) const LAYOUT: u32 = Layout::XVS_LAYOUT_VERSION.0;
@@ -78,10 +80,11 @@ records! {
     FlowGroup4: 4096,
     FlowGroup6: 8192,
     FlowTags: 512,
-    Gate: 9216,
+    Gate: 9248,
     Gauge: 16,
-    InstanceRecord: 1672,
-    PrefixRecord: 32,
+    InstanceRecord: 136,
+    InterfacesRecord: 1536,
+    PrefixRecord: 72,
     Refused: 192,
     Retired: 448,
     ServiceRecord: 64,
@@ -115,12 +118,12 @@ pub(crate) fn octets_address(octets: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(octets).to_canonical()
 }
 
-impl InstanceRecord {
+impl InterfacesRecord {
     /// The most interfaces of an instance.
-    pub(crate) const INTERFACES: usize = {
-        const fn length<const N: usize>(_: fn(InstanceRecord) -> [InterfaceRecord; N]) -> usize {
+    pub(crate) const ROOM: usize = {
+        const fn length<const N: usize>(_: fn(InterfacesRecord) -> [InterfaceRecord; N]) -> usize {
             N
         }
-        length(|record| record.interfaces)
+        length(|record| record.list)
     };
 }

@@ -14,46 +14,65 @@ use crate::DestinationStatus;
 use crate::Event;
 use crate::Result;
 use crate::ServiceKey;
+use crate::VlanStatus;
 use crate::discovery;
 use crate::discovery::NextHop;
-use crate::discovery::PrefixInterface;
+use crate::ports::Device;
+use crate::vlans;
+use crate::vlans::VlanPrefix;
 
 impl Control {
     /// Follows a change of the observed network; [`Self::rebuild`] completes it.
     pub(crate) fn observe(&mut self) {
-        for i in 0..self.ports.len() {
-            let port = &self.ports[i];
-            let up = self.observed.links.get(&port.index).is_some_and(|link| link.running);
+        for port in &mut self.ports {
+            port.follow(&self.observed);
+            let up = port.runs(&self.observed);
             if up != port.up {
                 let interface = port.name.clone();
                 self.events.push(match up {
                     true => Event::InterfaceUp { interface },
                     false => Event::InterfaceDown { interface },
                 });
-                self.ports[i].up = up;
+                port.up = up;
             }
         }
-        let ports: Vec<u32> = self.ports.iter().map(|p| p.index).collect();
-        // A prefix whose address went away stays where it was: IPv6 addresses
-        // go with a link that is down, and flows need no address of ours.
-        let prefixes: Vec<PrefixInterface> = self
-            .config
-            .prefixes()
-            .filter_map(|(vlan, prefix)| {
-                let last = || {
-                    let last = self.prefixes.iter().find(|p| p.prefix == prefix).copied()?;
-                    let exit = discovery::exit(last.interface, &ports, &self.observed);
-                    Some(PrefixInterface { exit: exit.unwrap_or(last.exit), ..last })
-                };
-                discovery::resolve_prefix(vlan, prefix, &ports, &self.observed).or_else(last)
-            })
-            .collect();
-        if prefixes != self.prefixes {
-            self.prefixes = prefixes;
-            self.write_prefixes();
-        }
+        self.find_vlans();
         self.write_gate();
         self.refresh();
+    }
+
+    /// Finds the interfaces of all prefixes, and tells which of them can be
+    /// reached from now on, or no longer.
+    pub(super) fn find_vlans(&mut self) {
+        self.prefixes =
+            vlans::resolve(&self.config, &self.port_indices(), &self.observed, &self.prefixes);
+        self.write_prefixes();
+        self.tell_vlans();
+    }
+
+    /// Tells of each prefix that can be reached now and could not, or the other
+    /// way round; at first of those that cannot.
+    fn tell_vlans(&mut self) {
+        let mut statuses = BTreeMap::new();
+        for prefix in &self.prefixes {
+            let VlanPrefix { vlan, prefix: key, .. } = *prefix;
+            let status = prefix.status(&self.observed);
+            let last = self.vlan_statuses.get(&key).copied().unwrap_or(VlanStatus::Usable);
+            if status != last {
+                self.events.push(Event::Vlan { vlan, prefix: key, status });
+            }
+            statuses.insert(key, status);
+        }
+        self.vlan_statuses = statuses;
+    }
+
+    /// The interfaces that the program has to be on.
+    pub(crate) fn devices(&self) -> Vec<Device> {
+        self.ports.iter().flat_map(|port| port.devices(&self.observed)).collect()
+    }
+
+    pub(super) fn port_indices(&self) -> Vec<u32> {
+        self.ports.iter().map(|port| port.index).collect()
     }
 
     /// Brings every destination up to date with the network; tables that
@@ -135,7 +154,7 @@ impl Control {
         address: IpAddr,
         last: Option<NextHop>,
     ) -> (DestinationStatus, Option<NextHop>) {
-        match discovery::next_hop(address, &self.prefixes, &self.observed) {
+        match discovery::next_hop(address, &self.prefixes, &self.ports, &self.observed) {
             Ok(hop) => (DestinationStatus::Reachable, Some(hop)),
             Err(unreachable) => {
                 let kept = match unreachable.status {
@@ -160,10 +179,10 @@ impl Control {
             .filter_map(|(address, status)| {
                 let prefix = self.prefixes.iter().find(|p| p.prefix.contains(address))?;
                 // Nothing can be asked on an interface that is gone.
-                self.observed.links.get(&prefix.interface)?;
+                let interface = prefix.link(&self.observed)?.index;
                 let own = self.observed.addresses.iter().any(|a| a.address == address);
                 let resolved = status == DestinationStatus::Reachable;
-                (!own).then_some(((prefix.interface, address), resolved))
+                (!own).then_some(((interface, address), resolved))
             })
             .collect()
     }

@@ -6,9 +6,9 @@ use super::Control;
 use crate::Mac;
 use crate::ServiceKey;
 use crate::bpf::Gate;
-use crate::discovery;
-use crate::discovery::Exit;
 use crate::net::Link;
+use crate::ports;
+use crate::ports::Exit;
 
 impl Control {
     /// Writes the filter anew. A VIP's bit may stay a moment too long, which
@@ -27,15 +27,20 @@ impl Control {
         for id in self.vlans() {
             gate.vlans[usize::from(id) / 64] |= 1 << (id % 64);
         }
+        let members = self.ports.iter().flat_map(|port| self.observed.members(port.index));
+        let backups = members.filter(|link| link.backup);
+        for (index, backup) in gate.backups.iter_mut().zip(backups) {
+            *index = backup.index;
+        }
         self.maps.gate.write(0, &gate);
     }
 
     /// What is stacked on the ports and up, with the way that its frames take.
     fn stacked(&self) -> impl Iterator<Item = (&Link, Exit)> {
-        let ports: Vec<u32> = self.ports.iter().map(|port| port.index).collect();
+        let ports = self.port_indices();
         let links = self.observed.links.values();
         links.filter(|link| link.up).filter_map(move |link| {
-            let exit = discovery::exit(link.index, &ports, &self.observed)?;
+            let exit = ports::exit(link.index, &ports, &self.observed)?;
             (exit.port != link.index).then_some((link, exit))
         })
     }

@@ -3,20 +3,20 @@
 
 use super::Balanced;
 use super::Control;
-use super::Port;
 use super::Target;
 use crate::DestinationStatus;
 use crate::ServiceKey;
+use crate::VlanStatus;
 use crate::bpf::DestinationInfo;
 use crate::bpf::DestinationRecord;
-use crate::bpf::InterfaceRecord;
-use crate::bpf::Maps;
 use crate::bpf::PrefixRecord;
 use crate::bpf::ServiceKeyRecord;
 use crate::bpf::ServiceRecord;
 use crate::bpf::StatusCode;
+use crate::bpf::VlanCode;
 use crate::bpf::address_octets;
 use crate::clock::ticks;
+use crate::vlans::VlanPrefix;
 
 impl Control {
     pub(super) fn write_service(&self, balanced: &Balanced, vip: u32) {
@@ -56,8 +56,8 @@ impl Control {
         record.source_mac = old.source_mac;
         record.vlan = old.vlan;
         if let Some(hop) = target.hop {
-            record.ifindex = hop.exit.port;
-            record.vlan = hop.exit.tag.to_be();
+            record.ifindex = hop.egress;
+            record.vlan = hop.tag.to_be();
             record.mtu = hop.mtu;
             record.mac = hop.destination.0;
             record.source_mac = hop.source.0;
@@ -82,40 +82,33 @@ impl Control {
         );
     }
 
-    /// Writes the prefixes and the interfaces for readers.
+    /// Writes the prefixes for readers.
     pub(super) fn write_prefixes(&self) {
-        let mut written = 0;
-        for (vlan, prefix) in self.config.prefixes() {
-            let found = self.prefixes.iter().find(|p| p.prefix == prefix);
-            let (address, length) = (prefix.address(), u32::from(prefix.length()));
-            self.maps.prefixes.write(
-                written,
-                &PrefixRecord {
-                    address: address_octets(address),
-                    length: if address.is_ipv4() { length + 96 } else { length },
-                    vlan: u32::from(vlan),
-                    ifindex: found.map_or(0, |p| p.interface),
-                    ..Default::default()
-                },
-            );
-            written += 1;
+        for (place, prefix) in (0..).zip(&self.prefixes) {
+            self.maps.prefixes.write(place, &self.prefix_record(prefix));
         }
         let mut instance = self.maps.instance.read(0);
-        instance.prefixes = written;
+        instance.prefixes = self.prefixes.len() as u32;
         self.maps.instance.write(0, &instance);
     }
 
-    /// Tells readers what the program is attached to, and in which mode.
-    pub(crate) fn describe_ports(maps: &Maps, ports: &[(Port, bool)]) {
-        let mut instance = maps.instance.read(0);
-        for (record, (port, generic)) in instance.interfaces.iter_mut().zip(ports) {
-            let mut name = [0; 16];
-            for (to, from) in name.iter_mut().zip(port.name.bytes()).take(15) {
-                *to = from as i8;
-            }
-            *record = InterfaceRecord { ifindex: port.index, generic: u32::from(*generic), name };
+    fn prefix_record(&self, prefix: &VlanPrefix) -> PrefixRecord {
+        let (address, length) = (prefix.prefix.address(), u32::from(prefix.prefix.length()));
+        let v4 = address.is_ipv4();
+        let link = prefix.link(&self.observed);
+        let own = prefix.own_address(&self.observed);
+        let gateway = link.and_then(|link| self.observed.gateway(link.index, v4));
+        PrefixRecord {
+            address: address_octets(address),
+            own: own.map_or([0; 16], address_octets),
+            gateway: gateway.map_or([0; 16], address_octets),
+            length: if v4 { length + 96 } else { length },
+            vlan: u32::from(prefix.vlan),
+            ifindex: prefix.place.map_or(0, |place| place.interface),
+            mtu: link.map_or(0, |link| prefix.mtu(link)),
+            limit: prefix.limit.unwrap_or(0),
+            status: prefix.status(&self.observed).code(),
         }
-        maps.instance.write(0, &instance);
     }
 }
 
@@ -136,6 +129,20 @@ impl DestinationStatus {
             Self::InterfaceDown => StatusCode::XVS_INTERFACE_DOWN,
             Self::Resolving => StatusCode::XVS_RESOLVING,
             Self::NoNeighbour => StatusCode::XVS_NO_NEIGHBOUR,
+            Self::NoInterface => StatusCode::XVS_NO_INTERFACE,
+            Self::MtuTooSmall => StatusCode::XVS_MTU_TOO_SMALL,
+        }
+    }
+}
+
+impl VlanStatus {
+    const fn code(self) -> VlanCode {
+        match self {
+            Self::Usable => VlanCode::XVS_VLAN_USABLE,
+            Self::NoInterface => VlanCode::XVS_VLAN_NO_INTERFACE,
+            Self::Elsewhere => VlanCode::XVS_VLAN_ELSEWHERE,
+            Self::Down => VlanCode::XVS_VLAN_DOWN,
+            Self::MtuTooSmall => VlanCode::XVS_VLAN_MTU_TOO_SMALL,
         }
     }
 }

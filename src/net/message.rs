@@ -1,10 +1,11 @@
-//! Reads rtnetlink messages about links, addresses and neighbours.
+//! Reads rtnetlink messages about links, addresses, neighbours and routes.
 
 use std::io::Cursor;
 use std::net::IpAddr;
 
 use neli::FromBytesWithInput;
 use neli::attr::Attribute;
+use neli::consts::nl::NlmF;
 use neli::consts::rtnl::Ifa;
 use neli::consts::rtnl::Iff;
 use neli::consts::rtnl::Ifla;
@@ -21,6 +22,7 @@ use neli::rtnl::Ifinfomsg;
 use neli::rtnl::Ndmsg;
 use neli::rtnl::RtAttrHandle;
 
+use super::route;
 use super::snapshot::Address;
 use super::snapshot::Change;
 use super::snapshot::Link;
@@ -41,6 +43,10 @@ pub(super) const NDA_FLAGS_EXT: u16 = 15;
 /// NTF_MANAGED flag for managed neighbor entries").
 pub(super) const NTF_EXT_MANAGED: u32 = 1;
 
+/// The state of a bond's member, from linux/if_link.h and linux/if_bonding.h.
+const IFLA_BOND_SLAVE_STATE: u16 = 1;
+const BOND_STATE_BACKUP: u8 = 1;
+
 /// The attributes inside `IFLA_XDP`, from linux/if_link.h.
 mod ifla_xdp {
     pub(super) const ATTACHED: u16 = 2;
@@ -59,6 +65,17 @@ pub(super) fn change(message: &Message) -> Option<Change> {
         Rtm::Deladdr => address(&payload(message)?).map(Change::AddressGone),
         Rtm::Newneigh => entry(message).map(|entry| Change::Neighbour(entry.key, entry.neighbour)),
         Rtm::Delneigh => entry(message).map(|entry| Change::NeighbourGone(entry.key)),
+        Rtm::Newroute => {
+            let (route, gateways) = route::gateways(&payload(message)?)?;
+            Some(match message.nl_flags().contains(NlmF::REPLACE) {
+                true => Change::GatewaysInstead(route, gateways),
+                false => Change::Gateways(gateways),
+            })
+        }
+        Rtm::Delroute => {
+            let (_, gateways) = route::gateways(&payload(message)?)?;
+            Some(Change::GatewaysGone(gateways))
+        }
         _ => None,
     }
 }
@@ -113,6 +130,8 @@ fn link(message: &Ifinfomsg) -> Option<Link> {
         mtu: number(Ifla::Mtu)?,
         stacked: stacked(&attributes, kind.as_deref()),
         kind,
+        master: number(Ifla::Master),
+        backup: backup(&attributes).unwrap_or(false),
         rx_queues: number(Ifla::NumRxQueues).unwrap_or(1),
         tx_queues: number(Ifla::NumTxQueues).unwrap_or(1),
         xdp: xdp(&attributes),
@@ -137,6 +156,17 @@ fn stacked(attributes: &RtAttrHandle<'_, Ifla>, kind: Option<&str>) -> Option<St
         _ => return None,
     };
     Some(Stacked { lower, tag })
+}
+
+/// Whether the interface is a bond's member that is not in use.
+fn backup(attributes: &RtAttrHandle<'_, Ifla>) -> Option<bool> {
+    let info = attributes.get_nested_attributes::<IflaInfo>(Ifla::Linkinfo).ok()?;
+    if text(info.get_attribute(IflaInfo::SlaveKind)?.payload().as_ref()) != "bond" {
+        return None;
+    }
+    let member = info.get_nested_attributes::<u16>(IflaInfo::SlaveData).ok()?;
+    let state: u8 = member.get_attr_payload_as(IFLA_BOND_SLAVE_STATE).ok()?;
+    Some(state == BOND_STATE_BACKUP)
 }
 
 fn link_gone(message: &Ifinfomsg) -> Option<u32> {
@@ -193,17 +223,20 @@ fn state(nud: Nud) -> NeighbourState {
     }
 }
 
-fn payload<P: FromBytesWithInput<Input = usize>>(message: &Message) -> Option<P> {
+pub(super) fn payload<P: FromBytesWithInput<Input = usize>>(message: &Message) -> Option<P> {
     let bytes = message.get_payload()?;
     P::from_bytes_with_input(&mut Cursor::new(bytes.as_ref()), bytes.len()).ok()
 }
 
-fn is_ip(family: RtAddrFamily) -> bool {
+pub(super) fn is_ip(family: RtAddrFamily) -> bool {
     matches!(family, RtAddrFamily::Inet | RtAddrFamily::Inet6)
 }
 
-fn ip<T: RtaType>(attributes: &RtAttrHandle<'_, T>, attribute: T) -> Option<IpAddr> {
-    let octets = attributes.get_attribute(attribute)?.payload().as_ref();
+pub(super) fn ip<T: RtaType>(attributes: &RtAttrHandle<'_, T>, attribute: T) -> Option<IpAddr> {
+    octets_ip(attributes.get_attribute(attribute)?.payload().as_ref())
+}
+
+pub(super) fn octets_ip(octets: &[u8]) -> Option<IpAddr> {
     if let Ok(octets) = <[u8; 4]>::try_from(octets) {
         return Some(octets.into());
     }
@@ -225,7 +258,6 @@ mod tests {
 
     use neli::Size;
     use neli::ToBytes;
-    use neli::consts::nl::NlmF;
     use neli::consts::rtnl::Arphrd;
     use neli::consts::rtnl::IfaF;
     use neli::consts::rtnl::RtScope;
@@ -277,13 +309,19 @@ mod tests {
 
     fn described() -> Vec<Rtattr<Ifla, Buffer>> {
         let kind = attribute(IflaInfo::Kind, b"veth\0");
+        let member = attribute(IflaInfo::SlaveKind, b"bond\0");
+        let state = attribute(IFLA_BOND_SLAVE_STATE, &[BOND_STATE_BACKUP]);
+        let state = attribute(IflaInfo::SlaveData, &[]).nest(&state).unwrap();
+        let info = attribute(Ifla::Linkinfo, &[]).nest(&kind).unwrap();
+        let info = info.nest(&member).unwrap().nest(&state).unwrap();
         let program = attribute(ifla_xdp::SKB_PROG_ID, &41_u32.to_ne_bytes());
         let several = attribute(ifla_xdp::ATTACHED, &[4]);
         vec![
             attribute(Ifla::Ifname, b"eth0.7\0"),
             attribute(Ifla::Mtu, &9000_u32.to_ne_bytes()),
             attribute(Ifla::Address, &[2, 0, 0, 0, 0, 1]),
-            attribute(Ifla::Linkinfo, &[]).nest(&kind).unwrap(),
+            attribute(Ifla::Master, &3_u32.to_ne_bytes()),
+            info,
             attribute(Ifla::Xdp, &[]).nest(&several).unwrap().nest(&program).unwrap(),
         ]
     }
@@ -330,6 +368,8 @@ mod tests {
             mtu: 9000,
             kind: Some("veth".to_owned()),
             stacked: None,
+            master: Some(3),
+            backup: true,
             rx_queues: 1,
             tx_queues: 1,
             xdp: Some(XdpProgram { id: 41, mode: XdpMode::Several }),

@@ -10,6 +10,9 @@ mod mac;
 mod message;
 mod neighbour;
 mod netdev;
+mod route;
+#[cfg(test)]
+pub(crate) mod sample;
 mod snapshot;
 mod socket;
 mod watch;
@@ -45,6 +48,10 @@ pub use self::mac::Mac;
 pub(crate) use self::netdev::runs_xdp;
 #[cfg(test)]
 pub(crate) use self::snapshot::Address;
+#[cfg(test)]
+pub(crate) use self::snapshot::DefaultRoute;
+#[cfg(test)]
+pub(crate) use self::snapshot::Gateway;
 pub(crate) use self::snapshot::Link;
 pub(crate) use self::snapshot::Neighbour;
 pub(crate) use self::snapshot::NeighbourState;
@@ -74,12 +81,14 @@ impl Net {
         Ok(Self { socket, manages: None, kept: BTreeMap::new() })
     }
 
-    /// Reads all links, addresses and neighbours. Open a [`Watcher`] before:
+    /// Reads all links, addresses, neighbours and default routes. Open a [`Watcher`] before:
     /// what changes meanwhile is then in its queue.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
         self.dump(&mut snapshot, Rtm::Getlink, links_request).map_err(netlink("list of links"))?;
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
+            self.dump(&mut snapshot, Rtm::Getroute, || route::list_request(family))
+                .map_err(netlink("list of routes"))?;
             self.dump(&mut snapshot, Rtm::Getaddr, || addresses_request(family))
                 .map_err(netlink("list of addresses"))?;
             self.dump(&mut snapshot, Rtm::Getneigh, || neighbour::list_request(family))

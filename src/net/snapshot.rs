@@ -1,12 +1,13 @@
 //! The kernel's network at one moment, as plain values.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::Mac;
 use crate::Prefix;
 
-/// The links, addresses and neighbours of a network namespace.
+/// The links, addresses, neighbours and default routes of a network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     /// Interfaces by index.
@@ -16,6 +17,8 @@ pub(crate) struct Snapshot {
     pub(crate) addresses: Vec<Address>,
     /// Neighbour entries of both families by interface and address.
     pub(crate) neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
+    /// The gateways of the main table's default routes, the preferred ones first.
+    pub(crate) gateways: BTreeSet<Gateway>,
 }
 
 /// An interface.
@@ -38,6 +41,11 @@ pub(crate) struct Link {
     pub(crate) kind: Option<String>,
     /// What it is on, if it is a VLAN or a MAC VLAN of another interface.
     pub(crate) stacked: Option<Stacked>,
+    /// The bond, bridge or the like that it is a member of.
+    pub(crate) master: Option<u32>,
+    /// Whether it is a member of a bond that neither sends by it nor takes
+    /// what comes in there, for now.
+    pub(crate) backup: bool,
     /// Receive queues it was made with.
     pub(crate) rx_queues: u32,
     /// Transmit queues it was made with.
@@ -87,6 +95,26 @@ pub(crate) struct Address {
     pub(crate) prefix: Prefix,
     /// The address itself.
     pub(crate) address: IpAddr,
+}
+
+/// A gateway that a default route leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Gateway {
+    /// The route that it belongs to.
+    pub(crate) route: DefaultRoute,
+    /// The interface that it is on.
+    pub(crate) interface: u32,
+    /// Its address, which may be of the other family (RFC 5549).
+    pub(crate) address: IpAddr,
+}
+
+/// What tells default routes apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DefaultRoute {
+    /// Whether it is for IPv4 destinations.
+    pub(crate) v4: bool,
+    /// Of several, the one with the least metric counts.
+    pub(crate) metric: u32,
 }
 
 /// What the kernel knows of a neighbour.
@@ -161,14 +189,39 @@ pub(super) enum Change {
     AddressGone(Address),
     Neighbour((u32, IpAddr), Neighbour),
     NeighbourGone((u32, IpAddr)),
+    /// A default route has these gateways, besides those that it had.
+    Gateways(Vec<Gateway>),
+    /// A default route has these gateways and no others.
+    GatewaysInstead(DefaultRoute, Vec<Gateway>),
+    GatewaysGone(Vec<Gateway>),
 }
 
 impl Snapshot {
+    /// The interface of this name.
+    pub(crate) fn link(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name)
+    }
+
+    /// The members of a bond, by index.
+    pub(crate) fn members(&self, bond: u32) -> impl Iterator<Item = &Link> {
+        self.links.values().filter(move |link| link.master == Some(bond))
+    }
+
+    /// The gateway of an interface's default route for destinations of a family.
+    pub(crate) fn gateway(&self, interface: u32, v4: bool) -> Option<IpAddr> {
+        let mut all = self.gateways.iter();
+        all.find(|g| g.interface == interface && g.route.v4 == v4).map(|g| g.address)
+    }
+
     /// Takes a change in; returns whether it was news.
     pub(super) fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Link(link) => {
                 let news = self.links.get(&link.index) != Some(&link);
+                if !link.up {
+                    // No message tells of IPv4 routes that go with their interface.
+                    self.gateways.retain(|g| g.interface != link.index);
+                }
                 self.links.insert(link.index, link);
                 news
             }
@@ -176,6 +229,7 @@ impl Snapshot {
                 let known = self.links.remove(&index).is_some();
                 self.addresses.retain(|address| address.index != index);
                 self.neighbours.retain(|key, _| key.0 != index);
+                self.gateways.retain(|gateway| gateway.interface != index);
                 known
             }
             Change::Address(address) => match self.addresses.binary_search(&address) {
@@ -197,6 +251,18 @@ impl Snapshot {
                 old.is_none_or(|old| old.essence() != neighbour.essence())
             }
             Change::NeighbourGone(key) => self.neighbours.remove(&key).is_some(),
+            Change::Gateways(new) => {
+                new.into_iter().fold(false, |news, gateway| self.gateways.insert(gateway) | news)
+            }
+            Change::GatewaysInstead(route, new) => {
+                let before = self.gateways.clone();
+                self.gateways.retain(|gateway| gateway.route != route);
+                self.gateways.extend(new);
+                self.gateways != before
+            }
+            Change::GatewaysGone(old) => {
+                old.iter().fold(false, |news, gateway| self.gateways.remove(gateway) | news)
+            }
         }
     }
 }

@@ -11,16 +11,25 @@ use super::socket::Socket;
 use crate::Result;
 
 /// The groups of linux/rtnetlink.h that are heard.
-const GROUPS: [u32; 4] = [RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR];
+const GROUPS: [u32; 6] = [
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+];
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_NEIGH: u32 = 3;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
 
 /// Room for some 10,000 changes at once.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
-/// Hears changes of links, addresses and neighbours.
+/// Hears changes of links, addresses, neighbours and default routes.
 ///
 /// Its file descriptor is readable when there is something to
 /// [`drain`](Self::drain).

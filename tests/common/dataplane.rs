@@ -262,9 +262,9 @@ impl Dataplane {
         let zero = 0_u32.to_ne_bytes();
         let record = gate.lookup(&zero, MapFlags::ANY).expect("a lookup");
         let mut record = record.expect("there is one");
-        // They come last.
-        let vlans = record.len() - 512;
-        record[vlans..].fill(0xff);
+        // They come last, but for eight indices.
+        let vlans = record.len() - 32 - 512;
+        record[vlans..][..512].fill(0xff);
         gate.update(&zero, &record, MapFlags::EXIST).expect("there is one");
     }
 

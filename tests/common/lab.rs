@@ -162,15 +162,17 @@ impl Lab {
         };
         let subnet = if wiring == Wiring::OneSubnet { 2 } else { 9 };
         lab.set_up_switch();
-        lab.plug(&lab.lb, "eth0", "lb", "02:00:00:00:00:01", 2);
         match wiring {
-            Wiring::OneSubnet => lab.address(&lab.lb, "eth0", 2, 1..=1),
+            Wiring::OneSubnet => lab.plug_balancer(),
             Wiring::TwoInterfaces => {
-                lab.address(&lab.lb, "eth0", 2, 1..=1);
+                lab.plug_balancer();
                 lab.plug(&lab.lb, "eth1", "lb1", "02:00:00:00:01:01", 9);
                 lab.address(&lab.lb, "eth1", 9, 1..=1);
             }
-            Wiring::Trunk => lab.make_trunk(),
+            Wiring::Trunk => {
+                lab.plug(&lab.lb, "eth0", "lb", "02:00:00:00:00:01", 2);
+                lab.make_trunk();
+            }
         }
         lab.plug(&lab.client, "eth0", "client", "02:00:00:00:00:64", subnet);
         lab.address(&lab.client, "eth0", subnet, 100..=99 + CLIENTS);
@@ -198,6 +200,12 @@ END
         for subnet in [2, 9] {
             self.address(&self.sw, &format!("br{subnet}"), subnet, 254..=254);
         }
+    }
+
+    /// Makes `eth0` of `lb`; also anew, after it was removed.
+    pub fn plug_balancer(&self) {
+        self.plug(&self.lb, "eth0", "lb", "02:00:00:00:00:01", 2);
+        self.address(&self.lb, "eth0", 2, 1..=1);
     }
 
     /// Connects an interface to a port of the switch.

@@ -240,7 +240,7 @@ fn an_interface_that_is_gone_is_told_once() {
     let failed = events.iter().filter(|e| matches!(e, Event::Failed(_) | Event::Dropped(_)));
     assert!(failed.count() <= 3, "{events:?}");
     let all = balancer.destinations(&service).expect("it is there");
-    assert!(all.iter().all(|d| d.status == DestinationStatus::InterfaceDown), "{all:?}");
+    assert!(all.iter().all(|d| d.status == DestinationStatus::NoInterface), "{all:?}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::xdp;
 fn a_client_that_cannot_start_leaves_nothing() {
     let lab = Lab::with_two_subnets(0);
     lab.lb.sh("ip link set eth1 down");
-    let outside = lab.options().vlan(7, "10.77.0.0/16".parse().expect("a prefix"));
+    let small = lab.options().vlan(7, "fd00:77::/64".parse().expect("a prefix")).mtu(7, 1_279);
     let absent = lab.options().bpffs("/proc/no-bpffs");
     let cases = [
         (lab.options(), vec!["eth1"], "eth1"),
@@ -24,7 +24,7 @@ fn a_client_that_cannot_start_leaves_nothing() {
         (lab.options(), vec!["eth7"], "eth7"),
         (lab.options(), vec![], "interface"),
         (lab.options(), vec!["eth0", "eth0"], "eth0"),
-        (outside, vec!["eth0"], "10.77.0.0/16"),
+        (small, vec!["eth0"], "1280"),
         (absent, vec!["eth0"], "/proc/no-bpffs"),
     ];
     for (options, interfaces, named) in cases {
@@ -36,7 +36,7 @@ fn a_client_that_cannot_start_leaves_nothing() {
                 matches!(&error, Error::InterfaceNotFound { interface } if interface == named)
             }
             "interface" | "eth0" => matches!(&error, Error::InterfaceList { .. }),
-            "10.77.0.0/16" => matches!(&error, Error::PrefixNotFound { vlan: 7, .. }),
+            "1280" => matches!(&error, Error::InvalidMtu { vlan: 7, .. }),
             _ => matches!(&error, Error::Bpffs { .. }),
         };
         assert!(right && error.to_string().contains(named), "{error:?}");
@@ -150,9 +150,15 @@ fn a_refused_call_changes_nothing() {
     let mixed = [b1, weightless.clone()];
     refused(balancer, |c| c.set_service(&service, &mixed), weight, "weight 0");
 
-    let no_prefix = |e: &Error| matches!(e, Error::PrefixNotFound { .. });
-    let unknown = balancer.config().vlan(9, "10.99.0.0/16".parse().expect("a prefix"));
-    refused(balancer, |c| c.set_config(unknown), no_prefix, "10.99.0.0/16");
+    let id = |e: &Error| matches!(e, Error::InvalidVlan { .. });
+    for wrong in [0, 4_095] {
+        let config = balancer.config().vlan(wrong, "10.99.0.0/16".parse().expect("a prefix"));
+        refused(balancer, |c| c.set_config(config), id, &format!("VLAN {wrong}"));
+    }
+    let mtu = |e: &Error| matches!(e, Error::InvalidMtu { .. });
+    refused(balancer, |c| c.set_config(balancer.config().mtu(1, 1_279)), mtu, "1280");
+    let no_vlan = |e: &Error| matches!(e, Error::UnknownVlan { .. });
+    refused(balancer, |c| c.set_config(balancer.config().mtu(9, 1_500)), no_vlan, "VLAN 9");
     let overlap = |e: &Error| matches!(e, Error::PrefixOverlap { .. });
     let twice = balancer.config().vlan(9, "10.1.0.0/16".parse().expect("a prefix"));
     refused(balancer, |c| c.set_config(twice), overlap, "10.1.0.0/16");

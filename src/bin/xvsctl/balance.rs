@@ -46,7 +46,7 @@ The end of the input ends nothing.
 Example:
   xvsctl balance eth0 10.1.2.0/24 192.168.100.1 10.1.2.3 10.1.2.4 --port 80 --port 53/udp")]
 pub struct Args {
-    /// Interfaces to attach to
+    /// Interfaces to attach to; a bond, or any of its members, for the bond
     #[arg(value_name = "IFACE[,IFACE...]")]
     interfaces: List<String>,
 
@@ -69,6 +69,15 @@ pub struct Args {
     /// A prefix of a further VLAN; may be repeated
     #[arg(long = "vlan", value_name = "ID=PREFIX")]
     vlans: Vec<Vlan>,
+
+    /// The longest IP packet to send into a VLAN, if less than its interface's
+    /// MTU; may be repeated
+    #[arg(long = "mtu", value_name = "ID=OCTETS")]
+    mtus: Vec<Mtu>,
+
+    /// Wait between the members of a bond when attaching to them
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    attach_pause: Option<Duration>,
 
     /// How packets travel to the real servers
     #[arg(long, value_enum, default_value = "none")]
@@ -143,9 +152,31 @@ impl FromStr for Vlan {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (id, prefix) = text.split_once('=').ok_or("it is not ID=PREFIX")?;
-        let id = id.parse().map_err(|_| format!("`{id}` is no VLAN id from 1 to 4094"))?;
+        let id = vlan_id(id)?;
         Ok(Self { id, prefix: prefix.parse().map_err(|error: xvs::Error| error.to_string())? })
     }
+}
+
+/// `ID=OCTETS`.
+#[derive(Clone)]
+struct Mtu {
+    id: u16,
+    octets: u32,
+}
+
+impl FromStr for Mtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, octets) = text.split_once('=').ok_or("it is not ID=OCTETS")?;
+        let id = vlan_id(id)?;
+        let octets = octets.parse().map_err(|_| format!("`{octets}` is no number of octets"))?;
+        Ok(Self { id, octets })
+    }
+}
+
+fn vlan_id(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| format!("`{text}` is no VLAN id from 1 to 4094"))
 }
 
 /// `RIP=N`.
@@ -217,6 +248,12 @@ fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
     }
     for vlan in &args.vlans {
         options = options.vlan(vlan.id, vlan.prefix);
+    }
+    for mtu in &args.mtus {
+        options = options.mtu(mtu.id, mtu.octets);
+    }
+    if let Some(pause) = args.attach_pause {
+        options = options.attach_pause(pause);
     }
     options.validate()?;
     Ok(options)

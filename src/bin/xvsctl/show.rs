@@ -46,7 +46,7 @@ enum Subject {
     Destinations,
     /// The flows that are remembered
     Flows,
-    /// The prefixes of each VLAN and its interface
+    /// The prefixes of each VLAN, its interface, and why one is unusable
     Vlans,
     /// The neighbour entries of the VLANs
     Neighbours,
@@ -105,8 +105,13 @@ fn objects(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyho
                     "type": "vlan",
                     "vlan": vlan.id,
                     "prefix": vlan.prefix.to_string(),
+                    "status": words::vlan_status_name(vlan.status),
+                    "reason": vlan.status.to_string(),
                     "interface": vlan.interface.map(|index| links.name(index)),
                     "interface_index": vlan.interface,
+                    "address": vlan.address,
+                    "gateway": vlan.gateway,
+                    "mtu": vlan.mtu,
                 });
                 writeln!(out, "{object}")?;
             }
@@ -213,12 +218,17 @@ fn tables(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyhow
         Subject::Destinations => destinations_table(instance, &links, out)?,
         Subject::Flows => flows_table(&flows(instance)?, out)?,
         Subject::Vlans => {
-            let mut table = output::table(&["VLAN", "PREFIX", "INTERFACE"]);
+            let headings = ["VLAN", "PREFIX", "INTERFACE", "ADDRESS", "GATEWAY", "MTU", "STATUS"];
+            let mut table = output::table(&headings);
             for vlan in instance.vlans()? {
                 table.add_row([
                     vlan.id.to_string(),
                     vlan.prefix.to_string(),
                     or_dash(vlan.interface.map(|index| links.name(index))),
+                    or_dash(vlan.address),
+                    or_dash(vlan.gateway),
+                    or_dash(vlan.mtu),
+                    vlan.status.to_string(),
                 ]);
             }
             output::print_table(out, &table)?;

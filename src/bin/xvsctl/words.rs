@@ -9,6 +9,7 @@ use xvs::Mode;
 use xvs::Reasons;
 use xvs::ServiceStatus;
 use xvs::Verdict;
+use xvs::VlanStatus;
 
 /// The name of a destination's status in JSON.
 pub fn destination_status_name(status: DestinationStatus) -> &'static str {
@@ -18,6 +19,20 @@ pub fn destination_status_name(status: DestinationStatus) -> &'static str {
         DestinationStatus::InterfaceDown => "interface_down",
         DestinationStatus::Resolving => "resolving",
         DestinationStatus::NoNeighbour => "no_neighbour",
+        DestinationStatus::NoInterface => "no_interface",
+        DestinationStatus::MtuTooSmall => "mtu_too_small",
+        _ => "unknown",
+    }
+}
+
+/// The name of a VLAN's status in JSON.
+pub fn vlan_status_name(status: VlanStatus) -> &'static str {
+    match status {
+        VlanStatus::Usable => "usable",
+        VlanStatus::NoInterface => "no_interface",
+        VlanStatus::Elsewhere => "elsewhere",
+        VlanStatus::Down => "down",
+        VlanStatus::MtuTooSmall => "mtu_too_small",
         _ => "unknown",
     }
 }

@@ -276,6 +276,13 @@ fn event_object(event: &Event) -> Value {
         Event::InterfaceUp { interface } => {
             json!({"event": "interface_up", "interface": interface})
         }
+        Event::Attached { interface } => json!({"event": "attached", "interface": interface}),
+        Event::Vlan { vlan, prefix, status } => json!({
+            "event": "vlan",
+            "vlan": vlan,
+            "prefix": prefix.to_string(),
+            "status": words::vlan_status_name(*status),
+        }),
         Event::EventsLost => json!({"event": "events_lost"}),
         Event::Failed(_) => json!({"event": "failed"}),
         _ => json!({"event": "other"}),

@@ -1,0 +1,214 @@
+//! The program on interfaces: attached, detached, and told to readers.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::Error;
+use crate::Event;
+use crate::Mode;
+use crate::Options;
+use crate::Result;
+use crate::bpf::Attachment;
+use crate::bpf::Dataplane;
+use crate::bpf::InterfaceRecord;
+use crate::bpf::InterfacesRecord;
+use crate::bpf::Maps;
+use crate::bpf::program_name;
+use crate::event::Events;
+use crate::net::Snapshot;
+use crate::ports;
+use crate::ports::Device;
+use crate::ports::MAX_DEVICES;
+use crate::ports::Port;
+
+/// The interfaces that the program is on.
+#[derive(Debug)]
+pub(crate) struct Attachments {
+    // Dropped in this order: first nothing reaches the program any more.
+    attached: Vec<Attached>,
+    dataplane: Dataplane,
+    maps: Arc<Maps>,
+    generic: bool,
+    pause: Duration,
+}
+
+#[derive(Debug)]
+struct Attached {
+    device: Device,
+    _attachment: Attachment,
+}
+
+impl Attachments {
+    /// Attaches to all ports: native, or all generic where `Mode::Auto` meets an
+    /// interface without native XDP, for a native program cannot redirect there:
+    /// the kernel would drop what is counted as forwarded.
+    pub(crate) fn new(
+        dataplane: Dataplane,
+        maps: Arc<Maps>,
+        options: &Options,
+        ports: &mut [Port],
+        observed: &Snapshot,
+        events: &Events,
+    ) -> Result<Self> {
+        let mut attachments = Self {
+            attached: Vec::new(),
+            dataplane,
+            maps,
+            generic: options.mode == Mode::Generic,
+            pause: options.attach_pause,
+        };
+        match attachments.attach_ports(ports, observed) {
+            Err(Error::NativeUnsupported { interface, source }) if options.mode == Mode::Auto => {
+                let reason = match source.kind() {
+                    ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),
+                    _ => source.to_string(),
+                };
+                events.push(Event::GenericMode { interface, reason });
+                attachments.detach();
+                attachments.generic = true;
+                attachments.attach_ports(ports, observed)?;
+            }
+            result => result?,
+        }
+        attachments.describe();
+        Ok(attachments)
+    }
+
+    /// Attaches to what has to have the program, and detaches from what need not
+    /// any more; whatever could not be attached to is told.
+    pub(crate) fn follow(&mut self, wanted: &[Device], events: &Events) -> Vec<Error> {
+        let before = self.attached.len();
+        self.attached.retain(|attached| wanted.contains(&attached.device));
+        let mut changed = self.attached.len() != before;
+        let mut failures = Vec::new();
+        for device in wanted {
+            if self.attached.iter().any(|attached| attached.device == *device) {
+                continue;
+            }
+            self.pause_before(device);
+            match self.attach(device) {
+                Ok(()) => {
+                    events.push(Event::Attached { interface: device.name.clone() });
+                    changed = true;
+                }
+                Err(error) => failures.push(error),
+            }
+        }
+        if changed {
+            self.describe();
+        }
+        failures
+    }
+
+    /// Attaches to bonds where the kernel can, elsewhere to their members.
+    fn attach_ports(&mut self, ports: &mut [Port], observed: &Snapshot) -> Result<()> {
+        for port in ports {
+            let bond = observed.links.get(&port.index).is_some_and(ports::is_bond);
+            // The kernel attaches to all members of a bond at once. A generic
+            // program on one would see no tags: they are taken off before a
+            // frame gets from a member to the bond.
+            port.split = bond && (self.generic || !self.pause.is_zero());
+            match self.attach_devices(port, observed) {
+                // v5.15: 9e2ee5c7e7c3 ("net, bonding: Add XDP support to the
+                // bonding driver"), for some modes of bonds, and if all members can.
+                Err(Error::NativeUnsupported { .. }) if bond && !port.split => {
+                    port.split = true;
+                    self.attach_devices(port, observed)?;
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_devices(&mut self, port: &Port, observed: &Snapshot) -> Result<()> {
+        for device in port.devices(observed) {
+            self.pause_before(&device);
+            self.attach(&device)?;
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, device: &Device) -> Result<()> {
+        let interface = || device.name.clone();
+        if self.attached.len() == MAX_DEVICES {
+            return Err(Error::LimitExceeded {
+                limit: "interfaces",
+                maximum: MAX_DEVICES,
+                remedy: "run on fewer, or on bonds with fewer members",
+            });
+        }
+        let mode = if self.generic { Mode::Generic } else { Mode::Native };
+        let attachment = match self.dataplane.attach(device.index, mode) {
+            Ok(attachment) => attachment,
+            // Somebody was faster than the look at the interface before.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::AlreadyExists) =>
+            {
+                let program = "attached just now".to_owned();
+                return Err(Error::ForeignProgram { interface: interface(), program });
+            }
+            Err(source) if self.generic => {
+                return Err(Error::Attach { interface: interface(), source });
+            }
+            Err(source) => {
+                return Err(Error::NativeUnsupported { interface: interface(), source });
+            }
+        };
+        self.attached.push(Attached { device: device.clone(), _attachment: attachment });
+        Ok(())
+    }
+
+    /// Waits if another member of its bond was attached to just before.
+    fn pause_before(&self, device: &Device) {
+        let last = self.attached.last().and_then(|attached| attached.device.bond);
+        if last.is_some() && last == device.bond {
+            thread::sleep(self.pause);
+        }
+    }
+
+    fn detach(&mut self) {
+        while let Some(Attached { device, .. }) = self.attached.pop() {
+            self.pause_before(&device);
+        }
+    }
+
+    /// Tells readers what the program is on.
+    fn describe(&self) {
+        let mut record = InterfacesRecord::default();
+        for (interface, Attached { device, .. }) in record.list.iter_mut().zip(&self.attached) {
+            *interface = InterfaceRecord {
+                ifindex: device.index,
+                generic: u32::from(self.generic),
+                ..Default::default()
+            };
+            for (to, from) in interface.name.iter_mut().zip(device.name.bytes()).take(15) {
+                *to = from as i8;
+            }
+        }
+        self.maps.interfaces.write(0, &record);
+    }
+}
+
+impl Drop for Attachments {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// Refuses ports that have an XDP program already, whosever it is; of a bond also
+/// its members.
+pub(crate) fn check_unoccupied(ports: &[Port], observed: &Snapshot) -> Result<()> {
+    for port in ports {
+        let links = observed.links.get(&port.index).into_iter();
+        for link in links.chain(observed.members(port.index)) {
+            if let Some(xdp) = link.xdp {
+                let (interface, program) = (link.name.clone(), program_name(xdp.id));
+                return Err(Error::ForeignProgram { interface, program });
+            }
+        }
+    }
+    Ok(())
+}
