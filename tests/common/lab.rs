@@ -10,7 +10,7 @@
 //! through `lb`, whose interface is `eth0` as everywhere. With a second
 //! bridge the client is in 10.1.9.0/24 and fd00:1:9::/64, where `lb` has an
 //! `eth1`, and the backends' answers are routed by `sw`. On a trunk `lb` has
-//! both subnets on `eth0`, in VLANs 20 and 90.
+//! both subnets on `eth0`, in VLANs 20 and 90, and backends are in both by turns.
 
 use std::fmt::Write;
 use std::fs;
@@ -81,18 +81,20 @@ pub struct Backend {
     pub v4: IpAddr,
     /// Its IPv6 address.
     pub v6: IpAddr,
+    subnet: u8,
     server: Option<Server>,
     /// Where it is.
     pub namespace: Namespace,
 }
 
 impl Backend {
-    fn new(number: usize) -> Self {
+    fn new(number: usize, subnet: u8) -> Self {
         let host = 10 + number;
         Self {
             name: format!("b{number}"),
-            v4: ip(&format!("10.1.2.{host}")),
-            v6: ip(&format!("fd00:1:2::{host}")),
+            v4: ip(&format!("10.1.{subnet}.{host}")),
+            v6: ip(&format!("fd00:1:{subnet}::{host}")),
+            subnet,
             server: None,
             namespace: Namespace::new(&format!("b{number}")),
         }
@@ -116,6 +118,7 @@ pub struct Lab {
     /// The switch; its ports are named like what they lead to.
     pub sw: Namespace,
     directory: Directory,
+    is_bonded: bool,
     // One lab at a time: the tests measure times, and the machine may be small.
     _turn: MutexGuard<'static, ()>,
 }
@@ -126,6 +129,26 @@ enum Wiring {
     OneSubnet,
     TwoInterfaces,
     Trunk,
+    Bond(Bonding),
+}
+
+/// How the two cables of a bonded trunk work together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bonding {
+    /// The switch knows nothing of it.
+    ActiveBackup,
+    /// An aggregate (IEEE 802.3ad) with LACP.
+    Aggregate,
+}
+
+impl Wiring {
+    /// The subnet of a backend: on a trunk they are in both by turns.
+    const fn subnet(self, backend: usize) -> u8 {
+        match self {
+            Self::Trunk | Self::Bond(_) if backend.is_multiple_of(2) => 9,
+            _ => 2,
+        }
+    }
 }
 
 impl Lab {
@@ -139,10 +162,16 @@ impl Lab {
         Self::build(backends, Wiring::TwoInterfaces)
     }
 
-    /// A lab whose client is in another VLAN of the one interface of `lb`. The
-    /// kernel needs 802.1Q devices.
+    /// A lab with both subnets in VLANs of the one interface of `lb`. The kernel
+    /// needs 802.1Q devices.
     pub fn on_a_trunk(backends: usize) -> Self {
         Self::build(backends, Wiring::Trunk)
+    }
+
+    /// The same on `bond0` of `lb`, with `eth0` and `eth1` as members, which are
+    /// on the ports `lb0` and `lb1` of the switch. The kernel needs bonds, too.
+    pub fn on_a_bond(backends: usize, bonding: Bonding) -> Self {
+        Self::build(backends, Wiring::Bond(bonding))
     }
 
     fn build(backends: usize, wiring: Wiring) -> Self {
@@ -153,11 +182,12 @@ impl Lab {
         setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("the soft limit may be raised");
 
         let lab = Self {
-            backends: (1..=backends).map(Backend::new).collect(),
+            backends: (1..=backends).map(|n| Backend::new(n, wiring.subnet(n))).collect(),
             client: Namespace::new("client"),
             lb: Namespace::new("lb"),
             sw: Namespace::new("sw"),
             directory: Directory::new(),
+            is_bonded: matches!(wiring, Wiring::Bond(_)),
             _turn: turn,
         };
         let subnet = if wiring == Wiring::OneSubnet { 2 } else { 9 };
@@ -170,7 +200,12 @@ impl Lab {
                 lab.address(&lab.lb, "eth1", 9, 1..=1);
             }
             Wiring::Trunk => {
-                lab.plug(&lab.lb, "eth0", "lb", "02:00:00:00:00:01", 2);
+                lab.connect(&lab.lb, "eth0", "lb", "02:00:00:00:00:01");
+                lab.lb.sh("ip link set eth0 up");
+                lab.make_trunk();
+            }
+            Wiring::Bond(bonding) => {
+                lab.make_bond(bonding);
                 lab.make_trunk();
             }
         }
@@ -208,33 +243,65 @@ END
         self.address(&self.lb, "eth0", 2, 1..=1);
     }
 
-    /// Connects an interface to a port of the switch.
+    /// Connects an interface to a port of the switch, in a subnet's bridge.
     fn plug(&self, host: &Namespace, interface: &str, port: &str, mac: &str, subnet: u8) {
+        self.connect(host, interface, port, mac);
+        host.sh(&format!("ip link set {interface} up"));
+        self.sw.sh(&format!("ip link set {port} master br{subnet} up"));
+    }
+
+    /// Makes a cable from a new interface to a new port of the switch. Tags are in
+    /// the frames, and checksums are whole, as they are on a wire.
+    fn connect(&self, host: &Namespace, interface: &str, port: &str, mac: &str) {
         let (sw, name) = (self.sw.name(), host.name());
         sh(&format!(
             "ip link add {interface} address {mac} netns {name} type veth peer {port} netns {sw}"
         ));
         host.sh(&format!(
             "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{interface}.rp_filter=0
-             ip link set {interface} up
-             ethtool -K {interface} tx off >/dev/null"
+             ethtool -K {interface} tx off txvlan off >/dev/null"
         ));
-        self.sw.sh(&format!(
-            "ip link set {port} master br{subnet} up
-             ethtool -K {port} tx off >/dev/null"
-        ));
+        self.sw.sh(&format!("ethtool -K {port} tx off txvlan off >/dev/null"));
         // A veth takes at once what its peer's XDP program sends only if it
         // has a program itself. NAPI, which GRO turns on, is not enough: what
         // XDP_TX sends then waits for the next packet that comes otherwise.
         xdp::attach_pass(&self.sw, port, "pass");
     }
 
-    /// Makes a trunk of the port of `lb`: no frame there goes without a tag.
+    /// Makes `bond0` of `lb`, and what its members lead to, `lb` of the switch.
+    fn make_bond(&self, bonding: Bonding) {
+        let aggregate = "type bond mode 802.3ad miimon 20 lacp_rate fast";
+        let (balancer, switch) = match bonding {
+            Bonding::ActiveBackup => {
+                ("type bond mode active-backup miimon 20", "type bridge mcast_snooping 0")
+            }
+            Bonding::Aggregate => (aggregate, aggregate),
+        };
+        self.lb.sh(&format!("ip link add bond0 address 02:00:00:00:00:01 {balancer}"));
+        self.sw.sh(&format!("ip link add lb {switch}"));
+        for number in [0, 1] {
+            self.add_member(number);
+        }
+        self.lb.sh("ip link set bond0 up");
+        self.sw.sh("ip link set lb up");
+    }
+
+    /// Makes a member of `bond0` and its cable.
+    pub fn add_member(&self, number: u8) {
+        let (interface, port) = (format!("eth{number}"), format!("lb{number}"));
+        self.connect(&self.lb, &interface, &port, &format!("02:00:00:00:02:0{number}"));
+        self.lb.sh(&format!("ip link set {interface} master bond0 up"));
+        self.sw.sh(&format!("ip link set {port} master lb up"));
+    }
+
+    /// The interface of `lb` that has both subnets in VLANs.
+    fn trunk(&self) -> &'static str {
+        if self.is_bonded { "bond0" } else { "eth0" }
+    }
+
+    /// Makes a trunk of the port `lb`: no frame there goes without a tag.
     fn make_trunk(&self) {
-        // Tags are in the frames, as they are on a wire.
-        self.sw.sh("ip link set lb nomaster
-             ethtool -K lb txvlan off >/dev/null");
-        self.lb.sh("ethtool -K eth0 txvlan off >/dev/null");
+        self.sw.sh("ip link set lb up");
         for subnet in [2, 9] {
             self.sw.sh(&format!(
                 "ip link add link lb name lb.{subnet}0 type vlan id {subnet}0
@@ -257,12 +324,13 @@ END
 
     /// Gives `lb` its device in the VLAN of a subnet.
     pub fn add_vlan(&self, subnet: u8) {
+        let trunk = self.trunk();
         self.lb.sh(&format!(
-            "ip link add link eth0 name eth0.{subnet}0 type vlan id {subnet}0
-             sysctl -qw net.ipv4.conf.eth0/{subnet}0.rp_filter=0
-             ip link set eth0.{subnet}0 up"
+            "ip link add link {trunk} name {trunk}.{subnet}0 type vlan id {subnet}0
+             sysctl -qw net.ipv4.conf.{trunk}/{subnet}0.rp_filter=0
+             ip link set {trunk}.{subnet}0 up"
         ));
-        self.address(&self.lb, &format!("eth0.{subnet}0"), subnet, 1..=1);
+        self.address(&self.lb, &format!("{trunk}.{subnet}0"), subnet, 1..=1);
     }
 
     fn address(
@@ -282,7 +350,8 @@ END
 
     fn set_up_backend(&self, backend: &Backend, mac: &str) {
         let (host, name) = (&backend.namespace, &backend.name);
-        self.plug(host, "eth0", name, mac, 2);
+        let subnet = backend.subnet;
+        self.plug(host, "eth0", name, mac, subnet);
         let mut batch = String::new();
         for vip in VIPS {
             // Without `nodad` it would be tentative for a moment.
@@ -292,7 +361,8 @@ END
         let _ = write!(
             batch,
             "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
-             route add default via 10.1.2.254\nroute add default via fd00:1:2::254\n",
+             route add default via 10.1.{subnet}.254\n\
+             route add default via fd00:1:{subnet}::254\n",
             backend.v4, backend.v6
         );
         host.sh(&format!(

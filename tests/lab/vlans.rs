@@ -27,20 +27,19 @@ fn vlan(balancer: &Client, prefix: &str) -> VlanInfo {
     vlans.into_iter().find(|vlan| vlan.prefix == prefix).expect("it is configured")
 }
 
-/// What a change of the balancer's network makes of a VLAN within 50 ms.
+/// How long it takes until a change of the balancer's network, told by a command
+/// that has ended, has made this of a VLAN.
 fn followed(
     lab: &Lab,
     balancer: &Client,
     prefix: &str,
     change: &str,
     is: impl Fn(&VlanInfo) -> bool,
-) {
+) -> Duration {
     lab.lb.sh(change);
     let start = Instant::now();
     wait(change, PATIENCE, || is(&vlan(balancer, prefix)).then_some(()));
-    let time = start.elapsed();
-    println!("{change}: {time:?} after the command's end");
-    assert!(time < Duration::from_millis(50), "{change}: {time:?}");
+    start.elapsed()
 }
 
 #[test]
@@ -70,8 +69,9 @@ fn the_table_follows_the_network() {
         let address = Some(ip(address));
         move |vlan: &VlanInfo| vlan.gateway == address
     };
-    let follow = |prefix, change, is: &dyn Fn(&VlanInfo) -> bool| {
-        followed(&lab, balancer, prefix, change, is);
+    let mut times = Vec::new();
+    let mut follow = |prefix, change, is: &dyn Fn(&VlanInfo) -> bool| {
+        times.push(followed(&lab, balancer, prefix, change, is));
     };
     follow(V4, "ip route add default via 10.1.2.254 metric 10", &gateway("10.1.2.254"));
     follow(V4, "ip route add default via 10.1.2.253 metric 5", &gateway("10.1.2.253"));
@@ -96,6 +96,10 @@ fn the_table_follows_the_network() {
     assert_eq!(vlan(balancer, V4).gateway, None, "its routes went with it");
     follow(V4, "ip link set eth0 up", &|vlan| vlan.status == VlanStatus::Usable);
     follow(V4, "ip link del eth0", &|vlan| vlan.status == VlanStatus::NoInterface);
+    times.sort_unstable();
+    let median = times[times.len() / 2];
+    println!("changes are followed in {median:?} (median), {:?} (longest)", times[times.len() - 1]);
+    assert!(median <= Duration::from_millis(50), "{times:?}");
 }
 
 /// All connections held over a change of what is configured, or of interfaces.

@@ -1,5 +1,5 @@
-//! VLAN trunks with the kernel's own 802.1Q devices: a client, a balancer and
-//! backends in VLANs of their own.
+//! VLAN trunks with the kernel's own 802.1Q devices and bonds: a client, a
+//! balancer and backends in VLANs of their own.
 
 #[path = "common/lab.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
@@ -9,9 +9,16 @@ mod netns;
 #[path = "common/server.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod server;
-#[path = "common/xdp.rs"]
+#[path = "common/sniffer.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
+mod sniffer;
+#[path = "common/xdp.rs"]
 mod xdp;
+
+#[path = "trunks/bonds.rs"]
+mod bonds;
+#[path = "trunks/devices.rs"]
+mod devices;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -29,21 +36,22 @@ use server::ask;
 use server::udp_from;
 use xvs::Client;
 use xvs::Destination;
-use xvs::DestinationStatus;
 use xvs::Mode;
 use xvs::Options;
 use xvs::Service;
 
-/// A lab on a trunk, unless the kernel has no 802.1Q devices.
-fn lab(backends: usize) -> Option<Lab> {
-    let probe = Namespace::new("vlan");
-    let made = probe.sh("ip link add trunk type veth peer name other
-         ip link add link trunk name trunk.7 type vlan id 7 2>/dev/null && echo yes || echo no");
-    if made.trim() == "no" {
-        println!("skipped: the kernel has no 802.1Q devices (module 8021q)");
-        return None;
+/// Whether the kernel has such a device; if not, that is told.
+fn has_devices(link: &str, module: &str) -> bool {
+    let probe = Namespace::new("probe");
+    let made = probe.sh(&format!(
+        "ip link add trunk type veth peer name other
+         ip link add {link} 2>/dev/null && echo yes || echo no"
+    ));
+    let has = made.trim() == "yes";
+    if !has {
+        println!("skipped: the kernel has no such devices (module {module})");
     }
-    Some(Lab::on_a_trunk(backends))
+    has
 }
 
 /// Both VLANs by their ids, the backends' one first.
@@ -81,15 +89,14 @@ fn reached(lab: &Lab, to: SocketAddr, requests: usize) -> BTreeSet<String> {
     })
 }
 
-fn requests_cross(mode: Mode) {
-    let Some(lab) = lab(3) else { return };
-    let balancer = lab.balancer_with(options(&lab).mode(mode), &["eth0"]).expect("it starts");
+/// Requests over both families reach all backends, from one VLAN to another.
+fn requests_cross(lab: &Lab, balancer: &Client) {
     let names: BTreeSet<String> = lab.backends.iter().map(|b| b.name.clone()).collect();
     for (number, address) in VIPS[..2].iter().enumerate() {
         let address = ip(address);
-        serve(&lab, &balancer, &Service::tcp(address, 80));
-        serve(&lab, &balancer, &Service::udp(address, UDP));
-        assert_eq!(reached(&lab, vip(number, 80), 30), names, "{address}");
+        serve(lab, balancer, &Service::tcp(address, 80));
+        serve(lab, balancer, &Service::udp(address, UDP));
+        assert_eq!(reached(lab, vip(number, 80), 30), names, "{address}");
         let answer = lab.client.enter(|| {
             let any = if address.is_ipv4() { "0.0.0.0" } else { "::" };
             ask(&udp_from(ip(any), 0), vip(number, UDP), PATIENCE).expect("a server answers")
@@ -98,44 +105,4 @@ fn requests_cross(mode: Mode) {
     }
     let reasons = balancer.info().expect("info").stats.reasons;
     assert!(reasons.forwarded_syn >= 60, "{reasons:?}");
-}
-
-#[test]
-fn requests_cross_from_one_vlan_to_another() {
-    requests_cross(Mode::Native);
-}
-
-#[test]
-fn requests_cross_in_generic_mode() {
-    requests_cross(Mode::Generic);
-}
-
-/// While a VLAN's device is away its destinations get no new flows; connections
-/// that there are go on when it is back, though it is another interface then.
-#[test]
-fn a_vlan_device_may_go_and_come_back() {
-    let Some(lab) = lab(2) else { return };
-    let balancer = lab.balancer_with(options(&lab), &["eth0"]).expect("it starts");
-    for (number, address) in VIPS[..2].iter().enumerate() {
-        let service = Service::tcp(ip(address), 80);
-        serve(&lab, &balancer, &service);
-        let status = |right: DestinationStatus| {
-            wait("the destinations' status", PATIENCE, || {
-                let all = balancer.destinations(&service).expect("the service is there");
-                all.iter().all(|d| d.status == right).then_some(())
-            });
-        };
-        let mut held: Vec<Connection> = lab.client.enter(|| {
-            (0..20).map(|_| Connection::open(vip(number, 80), PATIENCE).expect("open")).collect()
-        });
-        lab.lb.sh("ip link del eth0.20");
-        status(DestinationStatus::NoInterface);
-        lab.add_vlan(2);
-        status(DestinationStatus::Reachable);
-        lab.client.enter(|| {
-            for connection in &mut held {
-                connection.exchange(b"still there?").expect("the same server goes on");
-            }
-        });
-    }
 }

@@ -1,0 +1,220 @@
+//! Bonds of two cables, with VLAN devices on them.
+
+use std::time::Duration;
+
+use xvs::Client;
+use xvs::Error;
+use xvs::Event;
+use xvs::Mode;
+use xvs::Options;
+use xvs::Service;
+
+use crate::has_devices;
+use crate::lab::Bonding;
+use crate::lab::Lab;
+use crate::lab::UDP;
+use crate::lab::VIPS;
+use crate::lab::ip;
+use crate::lab::vip;
+use crate::lab::wait;
+use crate::options;
+use crate::requests_cross;
+use crate::serve;
+use crate::server::Connection;
+use crate::server::PATIENCE;
+use crate::server::ask;
+use crate::server::udp_from;
+use crate::sniffer::Sniffer;
+use crate::xdp;
+
+/// Connections that are held while members fail.
+const HELD: usize = 500;
+
+/// A lab on a bond, unless the kernel has none.
+fn lab(backends: usize, bonding: Bonding) -> Option<Lab> {
+    let has = has_devices("link trunk name trunk.7 type vlan id 7", "8021q")
+        && has_devices("name bond0 type bond", "bonding");
+    has.then(|| {
+        let lab = Lab::on_a_bond(backends, bonding);
+        both_up(&lab, bonding);
+        lab
+    })
+}
+
+/// Waits until both members can be used, at both ends.
+fn both_up(lab: &Lab, bonding: Bonding) {
+    // LACP takes some seconds, more in a machine that is emulated.
+    wait("both members are up", Duration::from_secs(60), || {
+        let ends = [(&lab.lb, "eth"), (&lab.sw, "lb")];
+        let up = |(namespace, name): &(&crate::netns::Namespace, &str), number: u8| {
+            let link = namespace.sh(&format!("ip -d link show dev {name}{number}"));
+            match bonding {
+                Bonding::Aggregate => link.contains("state ACTIVE mii_status UP"),
+                Bonding::ActiveBackup => {
+                    !link.contains("NO-CARRIER") && !link.contains("mii_status DOWN")
+                }
+            }
+        };
+        ends.iter().all(|end| up(end, 0) && up(end, 1)).then_some(())
+    });
+}
+
+/// How the program gets on a bond.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// As the kernel can: on the bond, or on its members.
+    Native,
+    /// On its members.
+    Members,
+    Generic,
+}
+
+const WAYS: [(Bonding, Way); 6] = [
+    (Bonding::ActiveBackup, Way::Native),
+    (Bonding::ActiveBackup, Way::Members),
+    (Bonding::ActiveBackup, Way::Generic),
+    (Bonding::Aggregate, Way::Native),
+    (Bonding::Aggregate, Way::Members),
+    (Bonding::Aggregate, Way::Generic),
+];
+
+impl Way {
+    fn options(self, lab: &Lab) -> Options {
+        let options = options(lab);
+        match self {
+            Self::Native => options,
+            Self::Members => options.attach_pause(Duration::from_millis(1)),
+            Self::Generic => options.mode(Mode::Generic),
+        }
+    }
+
+    /// A balancer on the bond that has the program where it belongs.
+    fn balancer(self, lab: &Lab, interfaces: &[&str]) -> Client {
+        let balancer = lab.balancer_with(self.options(lab), interfaces).expect("it starts");
+        let mut names: Vec<String> = Vec::new();
+        for interface in balancer.info().expect("it runs").interfaces {
+            assert_eq!(interface.mode == Mode::Generic, matches!(self, Self::Generic));
+            names.push(interface.name);
+        }
+        println!("{self:?}: the program is on {names:?}");
+        match self {
+            Self::Native if names == ["bond0"] => {}
+            _ => assert_eq!(names, ["eth0", "eth1"]),
+        }
+        balancer
+    }
+}
+
+#[test]
+fn requests_cross_a_bond() {
+    for (bonding, way) in WAYS {
+        let Some(lab) = lab(2, bonding) else { return };
+        println!("{bonding:?}, {way:?}");
+        // A member stands for its bond.
+        let interfaces = ["bond0", "eth1"].map(|name| vec![name]);
+        for interfaces in interfaces.iter().chain([&vec!["eth0", "eth1"]]) {
+            let balancer = way.balancer(&lab, interfaces);
+            requests_cross(&lab, &balancer);
+        }
+        for interface in ["bond0", "eth0", "eth1"] {
+            assert_eq!(xdp::attached(&lab.lb, interface), None, "{interface} is left as it was");
+        }
+        let both = lab.balancer_with(way.options(&lab), &["bond0", "eth1"]).err();
+        let named = |error: &Error| error.to_string().contains("`eth1` is a member of `bond0`");
+        assert!(both.as_ref().is_some_and(named), "{both:?}");
+    }
+}
+
+/// Every connection goes on with its server.
+fn all_go_on(held: &mut [Connection], what: &str) {
+    for connection in held {
+        connection.exchange(what.as_bytes()).unwrap_or_else(|e| panic!("{what}: {e}"));
+    }
+}
+
+#[test]
+fn connections_outlive_members() {
+    for (bonding, way) in WAYS {
+        if matches!(way, Way::Generic) {
+            continue;
+        }
+        let Some(lab) = lab(3, bonding) else { return };
+        println!("{bonding:?}, {way:?}");
+        let balancer = way.balancer(&lab, &["bond0"]);
+        for address in &VIPS[..2] {
+            serve(&lab, &balancer, &Service::tcp(ip(address), 80));
+        }
+        let mut held: Vec<Connection> = lab.client.enter(|| {
+            let open = |i| Connection::open(vip(i % 2, 80), PATIENCE).expect("a server answers");
+            (0..HELD).map(open).collect()
+        });
+        for member in [0, 1, 0] {
+            lab.sw.sh(&format!("ip link set lb{member} down"));
+            all_go_on(&mut held, "one member is down");
+            lab.sw.sh(&format!("ip link set lb{member} up"));
+            both_up(&lab, bonding);
+            all_go_on(&mut held, "both members are up");
+        }
+        let reasons = balancer.info().expect("it runs").stats.reasons;
+        assert_eq!(reasons.forwarded_new as usize, HELD, "no flow was stored twice: {reasons:?}");
+    }
+}
+
+/// A switch that does not know where the balancer is sends a frame to both
+/// members.
+#[test]
+fn a_frame_that_comes_by_both_members_is_forwarded_once() {
+    const DATAGRAMS: usize = 50;
+    for way in [Way::Native, Way::Members, Way::Generic] {
+        let Some(lab) = lab(1, Bonding::ActiveBackup) else { return };
+        let balancer = way.balancer(&lab, &["bond0"]);
+        lab.sw.sh("ip link set lb type bridge ageing_time 0");
+        for (number, any) in ["0.0.0.0", "::"].into_iter().enumerate() {
+            let to = vip(number, UDP);
+            serve(&lab, &balancer, &Service::udp(to.ip(), to.port()));
+            let sniffer =
+                Sniffer::start(&lab.backends[0].namespace, move |seen| seen.to == to.ip());
+            lab.client.enter(|| {
+                let socket = udp_from(ip(any), 0);
+                for _ in 0..DATAGRAMS {
+                    ask(&socket, to, PATIENCE).expect("a server answers");
+                }
+            });
+            // Each was answered before the next one was sent.
+            assert_eq!(sniffer.seen().len(), DATAGRAMS, "{way:?}, {to}");
+        }
+        let reasons = balancer.info().expect("it runs").stats.reasons;
+        assert!(reasons.other_host as usize >= 2 * DATAGRAMS, "they did come twice: {reasons:?}");
+    }
+}
+
+#[test]
+fn members_may_come_and_go() {
+    let Some(lab) = lab(2, Bonding::ActiveBackup) else { return };
+    let balancer = Way::Members.balancer(&lab, &["bond0"]);
+    serve(&lab, &balancer, &Service::tcp(ip(VIPS[0]), 80));
+    let mut held: Vec<Connection> = lab.client.enter(|| {
+        (0..20).map(|_| Connection::open(vip(0, 80), PATIENCE).expect("a server answers")).collect()
+    });
+    let names = || -> Vec<String> {
+        let interfaces = balancer.info().expect("it runs").interfaces;
+        interfaces.into_iter().map(|interface| interface.name).collect()
+    };
+    for member in [0, 1] {
+        lab.lb.sh(&format!("ip link del eth{member}"));
+        wait("it is seen to be gone", PATIENCE, || (names().len() == 1).then_some(()));
+        all_go_on(&mut held, "one member is gone");
+        lab.add_member(member);
+        let interface = format!("eth{member}");
+        let told = Event::Attached { interface: interface.clone() };
+        wait("it is attached to", PATIENCE, || balancer.events().contains(&told).then_some(()));
+        assert!(xdp::attached(&lab.lb, &interface).is_some());
+        both_up(&lab, Bonding::ActiveBackup);
+        all_go_on(&mut held, "both members are there");
+    }
+    lab.lb.sh("ip link set eth1 nomaster");
+    wait("a member that left is detached from", PATIENCE, || {
+        (names() == ["eth0"] && xdp::attached(&lab.lb, "eth1").is_none()).then_some(())
+    });
+    all_go_on(&mut held, "one member has left");
+}

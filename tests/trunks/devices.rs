@@ -1,0 +1,145 @@
+//! VLAN devices on one interface.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Child;
+use std::process::Command;
+
+use xvs::DestinationExtended;
+use xvs::DestinationStatus;
+use xvs::Mode;
+use xvs::Service;
+
+use crate::has_devices;
+use crate::lab::Backend;
+use crate::lab::Lab;
+use crate::lab::VIPS;
+use crate::lab::ip;
+use crate::lab::vip;
+use crate::lab::wait;
+use crate::options;
+use crate::requests_cross;
+use crate::serve;
+use crate::server::Connection;
+use crate::server::PATIENCE;
+
+/// A lab on a trunk, unless the kernel has no 802.1Q devices.
+fn lab(backends: usize) -> Option<Lab> {
+    let has = has_devices("link trunk name trunk.7 type vlan id 7", "8021q");
+    has.then(|| Lab::on_a_trunk(backends))
+}
+
+#[test]
+fn requests_cross_from_one_vlan_to_another() {
+    for mode in [Mode::Native, Mode::Generic] {
+        let Some(lab) = lab(3) else { return };
+        let balancer = lab.balancer_with(options(&lab).mode(mode), &["eth0"]).expect("it starts");
+        requests_cross(&lab, &balancer);
+    }
+}
+
+/// nginx at a backend, ended when dropped.
+struct Web(Child);
+
+impl Web {
+    fn start(lab: &Lab, backend: &Backend, root: &Path) -> Self {
+        let home = lab.directory().join(&backend.name);
+        fs::create_dir_all(&home).expect("the lab's directory is ours");
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {}/{kind};", home.display()));
+        let configuration = format!(
+            "daemon off; master_process off; pid {home}/pid; events {{}}
+             http {{ access_log off; {temporary}
+             server {{ listen 8000; listen [::]:8000; root {root}; }} }}",
+            home = home.display(),
+            temporary = temporary.join(" "),
+            root = root.display()
+        );
+        let file = home.join("nginx.conf");
+        fs::write(&file, configuration).expect("the lab's directory is ours");
+        let nginx = backend.namespace.enter(|| {
+            let mut command = Command::new("nginx");
+            command.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(&file);
+            command.spawn().expect("nginx is installed")
+        });
+        Self(nginx)
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Real HTTP: a megabyte from each server, in each VLAN, by both families.
+#[test]
+fn web_pages_come_from_backends_in_two_vlans() {
+    let Some(lab) = lab(4) else { return };
+    let root = lab.directory().join("pages");
+    fs::create_dir_all(&root).expect("the lab's directory is ours");
+    let page: Vec<u8> =
+        (0..1_u32 << 18).flat_map(|i| i.wrapping_mul(0x9e37_79b1).to_be_bytes()).collect();
+    fs::write(root.join("page"), &page).expect("the lab's directory is ours");
+    let _servers: Vec<Web> = lab.backends.iter().map(|b| Web::start(&lab, b, &root)).collect();
+    let balancer = lab.balancer_with(options(&lab), &["eth0"]).expect("it starts");
+    for address in &VIPS[..2] {
+        let service = Service::tcp(ip(address), 8000);
+        serve(&lab, &balancer, &service);
+        let url = match ip(address) {
+            IpAddr::V4(v4) => format!("http://{v4}:8000/page"),
+            IpAddr::V6(v6) => format!("http://[{v6}]:8000/page"),
+        };
+        let fetch = || {
+            let fetched = lab.client.enter(|| {
+                let retry = ["--retry", "20", "--retry-connrefused", "--retry-delay", "1"];
+                let command =
+                    Command::new("curl").args(["-sS", "--globoff"]).args(retry).arg(&url).output();
+                command.expect("curl is installed")
+            });
+            assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
+            assert!(fetched.stdout == page, "{url}: {} octets, not the page", fetched.stdout.len());
+        };
+        for _ in 0..20 {
+            fetch();
+        }
+        let destinations = balancer.destinations(&service).expect("it is there");
+        let served = |d: &DestinationExtended| d.stats.syn > 0;
+        assert!(destinations.iter().all(served), "{url}: {destinations:?}");
+    }
+}
+
+/// While a VLAN's device is away its destinations get no new flows; connections
+/// that there are go on when it is back, though it is another interface then.
+#[test]
+fn a_vlan_device_may_go_and_come_back() {
+    let Some(lab) = lab(2) else { return };
+    let balancer = lab.balancer_with(options(&lab), &["eth0"]).expect("it starts");
+    for (number, address) in VIPS[..2].iter().enumerate() {
+        let service = Service::tcp(ip(address), 80);
+        serve(&lab, &balancer, &service);
+        let status = |right: DestinationStatus| {
+            wait("the destinations' status", PATIENCE, || {
+                let all = balancer.destinations(&service).expect("the service is there");
+                let [first, second] = [all[0].status, all[1].status];
+                // The other VLAN is none of it.
+                assert_eq!(second, DestinationStatus::Reachable);
+                (first == right).then_some(())
+            });
+        };
+        let mut held: Vec<Connection> = lab.client.enter(|| {
+            (0..20).map(|_| Connection::open(vip(number, 80), PATIENCE).expect("open")).collect()
+        });
+        lab.lb.sh("ip link del eth0.20");
+        status(DestinationStatus::NoInterface);
+        lab.add_vlan(2);
+        status(DestinationStatus::Reachable);
+        lab.client.enter(|| {
+            for connection in &mut held {
+                connection.exchange(b"still there?").expect("the same server goes on");
+            }
+        });
+    }
+}
