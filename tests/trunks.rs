@@ -76,33 +76,37 @@ fn serve(lab: &Lab, balancer: &Client, service: &Service) {
     });
 }
 
-/// Names of the servers that so many requests reach.
-fn reached(lab: &Lab, to: SocketAddr, requests: usize) -> BTreeSet<String> {
-    lab.client.enter(|| {
-        (0..requests)
-            .map(|_| {
-                let mut connection = Connection::open(to, PATIENCE).expect("a server answers");
-                connection.exchange(b"GET / HTTP/1.0\r\n\r\n").expect("it goes on answering");
-                connection.server
-            })
-            .collect()
-    })
+/// Asks until every backend has answered.
+fn reaches_all(lab: &Lab, to: SocketAddr) {
+    let mut missing: BTreeSet<&str> = lab.backends.iter().map(|b| b.name.as_str()).collect();
+    // Of three backends one is missed once in a million times.
+    for _ in 0..36 {
+        let server = lab.client.enter(|| {
+            let mut connection = Connection::open(to, PATIENCE).expect("a server answers");
+            connection.exchange(b"GET / HTTP/1.0\r\n\r\n").expect("it goes on answering");
+            connection.server
+        });
+        missing.remove(server.as_str());
+        if missing.is_empty() {
+            return;
+        }
+    }
+    panic!("{to}: no answer by {missing:?}");
 }
 
 /// Requests over both families reach all backends, from one VLAN to another.
 fn requests_cross(lab: &Lab, balancer: &Client) {
-    let names: BTreeSet<String> = lab.backends.iter().map(|b| b.name.clone()).collect();
     for (number, address) in VIPS[..2].iter().enumerate() {
         let address = ip(address);
         serve(lab, balancer, &Service::tcp(address, 80));
         serve(lab, balancer, &Service::udp(address, UDP));
-        assert_eq!(reached(lab, vip(number, 80), 30), names, "{address}");
+        reaches_all(lab, vip(number, 80));
         let answer = lab.client.enter(|| {
             let any = if address.is_ipv4() { "0.0.0.0" } else { "::" };
             ask(&udp_from(ip(any), 0), vip(number, UDP), PATIENCE).expect("a server answers")
         });
-        assert!(names.contains(&answer), "{answer}");
+        assert!(lab.backends.iter().any(|b| b.name == answer), "{answer}");
     }
     let reasons = balancer.info().expect("info").stats.reasons;
-    assert!(reasons.forwarded_syn >= 60, "{reasons:?}");
+    assert!(reasons.forwarded_syn >= 2 * lab.backends.len() as u64, "{reasons:?}");
 }

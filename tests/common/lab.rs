@@ -290,8 +290,9 @@ END
     pub fn add_member(&self, number: u8) {
         let (interface, port) = (format!("eth{number}"), format!("lb{number}"));
         self.connect(&self.lb, &interface, &port, &format!("02:00:00:00:02:0{number}"));
-        self.lb.sh(&format!("ip link set {interface} master bond0 up"));
-        self.sw.sh(&format!("ip link set {port} master lb up"));
+        // A bond takes only what is down, and brings it up itself.
+        self.lb.sh(&format!("ip link set {interface} master bond0"));
+        self.sw.sh(&format!("ip link set {port} master lb && ip link set {port} up"));
     }
 
     /// The interface of `lb` that has both subnets in VLANs.
