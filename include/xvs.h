@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 4,
+	XVS_LAYOUT_VERSION = 5,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -334,10 +334,23 @@ struct xvs_retired {
 	struct xvs_refused base;
 };
 
+/* What network cards do to packets on reception that XDP cannot have: bits. */
+enum xvs_offload {
+	XVS_OFFLOAD_NONE = 0,
+	XVS_OFFLOAD_RXVLAN = 1 << 0,
+	XVS_OFFLOAD_LRO = 1 << 1,
+	XVS_OFFLOAD_GRO_HW = 1 << 2,
+};
+
 struct xvs_interface {
 	__u32 ifindex; /* 0: end of the list */
 	__u32 generic; /* 1: attached in generic mode */
 	char name[16];
+	/* Sets of bits: those that were turned off, written before it is done;
+	 * and those that are on, and stayed so when asked to be off.
+	 */
+	enum xvs_offload offloads_off;
+	enum xvs_offload offloads_on;
 };
 
 /* One record that describes the instance to its readers. */

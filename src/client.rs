@@ -58,6 +58,8 @@ use crate::monitor::Monitor;
 use crate::net::Net;
 use crate::net::Snapshot;
 use crate::net::Watcher;
+use crate::offloads::Offloads;
+use crate::offloads::TurnedOff;
 
 /// The most interfaces that a client can be attached to.
 const MAX_INTERFACES: usize = InstanceRecord::INTERFACES;
@@ -65,7 +67,8 @@ const MAX_INTERFACES: usize = InstanceRecord::INTERFACES;
 /// A load balancer on some interfaces of this host.
 ///
 /// It forwards from the moment it is made until it is dropped, which detaches
-/// it and leaves the host as it was found. No call waits for the network: what
+/// it and leaves the host as it was found. Meanwhile the receive offloads that
+/// XDP cannot have are off ([`Offload`](crate::Offload)). No call waits for the network: what
 /// a call wants is in the data plane when it returns, except that a
 /// destination gets traffic only when its neighbour entry is resolved, which a
 /// background thread sees to.
@@ -78,6 +81,7 @@ pub struct Client {
     threads: Vec<JoinHandle<()>>,
     // Dropped in this order: first nothing reaches the program any more.
     _attachments: Vec<Attachment>,
+    _offloads: Vec<TurnedOff>,
     _dataplane: Dataplane,
 }
 
@@ -132,6 +136,8 @@ impl Client {
         if let Ok(left) = Instance::open(&options.bpffs, &options.instance) {
             // A neighbour entry that stays managed keeps nobody from starting.
             let _ = left.disown_neighbours(&mut net);
+            // Nor does an offload that stays off.
+            let _ = left.put_back_offloads(&mut net);
         }
         directory.clear()?;
         let settings = settings(&options)?;
@@ -169,6 +175,8 @@ impl Client {
             prefixes,
             observed,
         );
+        let offloads = Arc::new(Offloads::new(Arc::clone(&maps), Arc::clone(&events)));
+        let offloads = ports.iter().map(|port| offloads.turn_off(port)).collect();
         let mut attached = attach_all(&dataplane, &ports, options.mode, &events)?;
         let generic = attached.iter().filter(|(_, generic)| *generic).count();
         if generic != 0 && generic != attached.len() {
@@ -195,6 +203,7 @@ impl Client {
             shared: Arc::clone(&shared),
             threads: Vec::new(),
             _attachments: attachments,
+            _offloads: offloads,
             _dataplane: dataplane,
         };
         let monitor = Monitor::new(Arc::clone(&shared), net, watcher);

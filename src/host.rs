@@ -7,10 +7,12 @@ use nix::sys::utsname::uname;
 use crate::Error;
 use crate::Mac;
 use crate::Mode;
+use crate::Offload;
 use crate::Result;
+use crate::net::Ethtool;
 use crate::net::Net;
 use crate::net::XdpMode;
-use crate::net::device_info;
+use crate::net::driver;
 use crate::net::rp_filter;
 use crate::net::runs_xdp;
 
@@ -39,10 +41,11 @@ pub struct HostLink {
     pub rx_queues: u32,
     /// Transmit queues it has.
     pub tx_queues: u32,
-    /// Whether large-receive offload is on; `None` when it cannot be told.
-    pub lro: Option<bool>,
-    /// Whether VLAN tags are taken off by the card on reception.
-    pub vlan_offload: Option<bool>,
+    /// The receive offloads that are on, of those that harm; `None` when it
+    /// cannot be told.
+    pub offloads: Option<Vec<Offload>>,
+    /// Those of them that cannot be turned off.
+    pub fixed_offloads: Vec<Offload>,
     /// The strictest of its and the host's reverse-path filters (0 to 2).
     pub rp_filter: Option<u8>,
     /// The id of the XDP program that is attached, and its mode.
@@ -68,11 +71,12 @@ pub struct NeighbourInfo {
 /// The network interfaces of the network namespace that the thread is in.
 pub fn links() -> Result<Vec<HostLink>> {
     let snapshot = Net::new()?.snapshot()?;
+    let mut ethtool = Ethtool::new().ok().flatten();
     Ok(snapshot
         .links
         .values()
         .map(|link| {
-            let device = device_info(link);
+            let features = ethtool.as_mut().and_then(|e| e.features(link.index).ok());
             HostLink {
                 index: link.index,
                 name: link.name.clone(),
@@ -80,11 +84,11 @@ pub fn links() -> Result<Vec<HostLink>> {
                 up: link.up,
                 mtu: link.mtu,
                 kind: link.kind.clone(),
-                driver: device.driver,
+                driver: driver(link),
                 rx_queues: link.rx_queues,
                 tx_queues: link.tx_queues,
-                lro: device.lro,
-                vlan_offload: device.vlan_strip,
+                offloads: features.as_ref().map(Offload::active),
+                fixed_offloads: features.as_ref().map(Offload::fixed).unwrap_or_default(),
                 rp_filter: rp_filter(&link.name),
                 xdp: link.xdp.map(|xdp| match xdp.mode {
                     XdpMode::Generic => (xdp.id, Mode::Generic),

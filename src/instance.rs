@@ -17,6 +17,7 @@ use crate::Info;
 use crate::Interface;
 use crate::Mac;
 use crate::Mode;
+use crate::Offload;
 use crate::Prefix;
 use crate::Protocol;
 use crate::Result;
@@ -42,6 +43,8 @@ use crate::discovery;
 use crate::host;
 use crate::host::NeighbourInfo;
 use crate::net::Net;
+use crate::net::Snapshot;
+use crate::offloads;
 
 /// A running instance, seen from any process that may read its pins.
 ///
@@ -58,6 +61,21 @@ pub struct Instance {
 pub struct Detached {
     /// The names of the pins that were removed.
     pub pins: Vec<String>,
+    /// The offloads that the process had turned off.
+    pub offloads: Vec<PutBack>,
+}
+
+/// A receive offload that a process which has died had turned off.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PutBack {
+    /// The name of its interface.
+    pub interface: String,
+    /// The offload.
+    pub offload: Offload,
+    /// Whether it is on again. It is not if the interface is gone or in another
+    /// network namespace, or the process may not change it.
+    pub on: bool,
 }
 
 impl Instance {
@@ -82,8 +100,9 @@ impl Instance {
     }
 
     /// Removes what a process that has died left of its instance: its pins,
-    /// and what it asked of neighbour entries in the network namespace that
-    /// the thread is in.
+    /// and, in the network namespace that the thread is in, what it asked of
+    /// neighbour entries. The offloads that it had turned off there are turned
+    /// on again.
     ///
     /// # Errors
     ///
@@ -92,12 +111,15 @@ impl Instance {
     pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
         validate_instance(name)?;
         let directory = Directory::take(bpffs, name)?;
+        let mut offloads = Vec::new();
         // An instance of another version is removed all the same.
         if let Ok(left) = Self::open(bpffs, name) {
+            let mut net = Net::new()?;
             // A neighbour entry that stays managed harms nobody.
-            let _ = Net::new().and_then(|mut net| left.disown_neighbours(&mut net));
+            let _ = left.disown_neighbours(&mut net);
+            offloads = left.put_back_offloads(&mut net)?;
         }
-        Ok(Detached { pins: directory.remove()? })
+        Ok(Detached { pins: directory.remove()?, offloads })
     }
 
     /// The state of the instance as a whole.
@@ -193,11 +215,10 @@ impl Instance {
     /// kernel to do for its destinations' neighbours.
     pub(crate) fn disown_neighbours(&self, net: &mut Net) -> Result<()> {
         let snapshot = net.snapshot()?;
-        // The thread may be in another network namespace.
         let ports: Vec<u32> = interfaces(&self.maps.instance.read(0))
             .iter()
-            .filter(|i| snapshot.links.get(&i.index).is_some_and(|link| link.name == i.name))
-            .map(|i| i.index)
+            .filter(|interface| is_here(interface, &snapshot))
+            .map(|interface| interface.index)
             .collect();
         for (index, address) in self.neighbours_needed()? {
             if discovery::exit(index, &ports, &snapshot).is_some() {
@@ -205,6 +226,26 @@ impl Instance {
             }
         }
         Ok(())
+    }
+
+    /// Turns on again what the process of this instance, which has died, had
+    /// turned off.
+    pub(crate) fn put_back_offloads(&self, net: &mut Net) -> Result<Vec<PutBack>> {
+        let snapshot = net.snapshot()?;
+        let mut all = Vec::new();
+        for interface in interfaces(&self.maps.instance.read(0)) {
+            let on = if is_here(&interface, &snapshot) {
+                offloads::put_back(interface.index, &interface.offloads_off)
+            } else {
+                Vec::new()
+            };
+            all.extend(interface.offloads_off.iter().map(|offload| PutBack {
+                interface: interface.name.clone(),
+                offload: *offload,
+                on: on.contains(offload),
+            }));
+        }
+        Ok(all)
     }
 
     /// All services, by address, port and protocol.
@@ -457,6 +498,13 @@ fn status(info: &DestinationInfo) -> DestinationStatus {
     }
 }
 
+/// Whether an interface is the one of its index and name; the thread may be
+/// in another network namespace.
+fn is_here(interface: &Interface, snapshot: &Snapshot) -> bool {
+    let link = snapshot.links.get(&interface.index);
+    link.is_some_and(|link| link.name == interface.name)
+}
+
 fn interfaces(record: &InstanceRecord) -> Vec<Interface> {
     let attached = record.interfaces.iter().take_while(|i| i.ifindex != 0);
     attached
@@ -464,6 +512,8 @@ fn interfaces(record: &InstanceRecord) -> Vec<Interface> {
             index: i.ifindex,
             name: i.name.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect(),
             mode: if i.generic != 0 { Mode::Generic } else { Mode::Native },
+            offloads_off: offloads::of_codes(i.offloads_off),
+            offloads_on: offloads::of_codes(i.offloads_on),
         })
         .collect()
 }

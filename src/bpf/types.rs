@@ -18,6 +18,7 @@ pub(crate) use super::skeleton::types::xvs_gauge as Gauge;
 pub(crate) use super::skeleton::types::xvs_instance as InstanceRecord;
 pub(crate) use super::skeleton::types::xvs_interface as InterfaceRecord;
 pub(crate) use super::skeleton::types::xvs_layout as Layout;
+pub(crate) use super::skeleton::types::xvs_offload as OffloadCode;
 pub(crate) use super::skeleton::types::xvs_prefix as PrefixRecord;
 pub(crate) use super::skeleton::types::xvs_reason as ReasonCode;
 pub(crate) use super::skeleton::types::xvs_refused as Refused;
@@ -80,7 +81,7 @@ records! {
     FlowTags: 512,
     Gate: 9216,
     Gauge: 16,
-    InstanceRecord: 1672,
+    InstanceRecord: 2184,
     PrefixRecord: 32,
     Refused: 192,
     Retired: 448,

@@ -107,16 +107,32 @@ impl Control {
 
     /// Tells readers what the program is attached to, and in which mode.
     pub(crate) fn describe_ports(maps: &Maps, ports: &[(Port, bool)]) {
-        let mut instance = maps.instance.read(0);
-        for (record, (port, generic)) in instance.interfaces.iter_mut().zip(ports) {
-            let mut name = [0; 16];
-            for (to, from) in name.iter_mut().zip(port.name.bytes()).take(15) {
-                *to = from as i8;
-            }
-            *record = InterfaceRecord { ifindex: port.index, generic: u32::from(*generic), name };
+        for (port, generic) in ports {
+            describe_interface(maps, port.index, &port.name, |record| {
+                record.generic = u32::from(*generic);
+            });
         }
-        maps.instance.write(0, &instance);
     }
+}
+
+/// Changes what readers are told of an interface, from the first time on.
+///
+/// Nobody else may be writing the instance's record.
+pub(crate) fn describe_interface(
+    maps: &Maps,
+    index: u32,
+    name: &str,
+    change: impl FnOnce(&mut InterfaceRecord),
+) {
+    let mut instance = maps.instance.read(0);
+    let place = instance.interfaces.iter_mut().find(|i| [index, 0].contains(&i.ifindex));
+    let Some(record) = place else { return };
+    record.ifindex = index;
+    for (to, from) in record.name.iter_mut().zip(name.bytes()).take(15) {
+        *to = from as i8;
+    }
+    change(record);
+    maps.instance.write(0, &instance);
 }
 
 pub(crate) fn key_record(key: ServiceKey) -> ServiceKeyRecord {

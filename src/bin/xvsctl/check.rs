@@ -13,6 +13,7 @@ use nix::sys::statfs::BPF_FS_MAGIC;
 use nix::sys::statfs::statfs;
 use serde_json::json;
 use xvs::Instance;
+use xvs::Offload;
 use xvs::host;
 use xvs::host::HostLink;
 
@@ -269,8 +270,15 @@ fn link_findings(link: &HostLink, cpus: usize, owners: &[(String, u32)]) -> Vec<
     }
     findings.push(mtu(link));
     findings.push(queues(link, cpus));
-    findings.extend(link.lro.map(|on| lro(name, on)));
-    findings.extend(link.vlan_offload.map(|on| vlan_offload(name, on)));
+    if let Some(on) = &link.offloads {
+        let attached = owners.iter().any(|(_, index)| *index == link.index);
+        findings.extend(Offload::ALL.map(|each| match each {
+            _ if !on.contains(&each) => Finding::ok(offload_subject(each), "off"),
+            _ if link.fixed_offloads.contains(&each) => fixed_offload(name, each),
+            _ if attached => stray_offload(name, each),
+            _ => offload(each),
+        }));
+    }
     findings.extend(link.rp_filter.map(|value| rp_filter(name, value)));
     for finding in &mut findings {
         finding.interface = Some(name.clone());
@@ -331,25 +339,38 @@ fn queues(link: &HostLink, cpus: usize) -> Finding {
     Finding::warn("queues", found, remedy)
 }
 
-fn lro(name: &str, on: bool) -> Finding {
-    if !on {
-        return Finding::ok("LRO", "off");
+fn offload_subject(offload: Offload) -> &'static str {
+    match offload {
+        Offload::RxVlan => "VLAN offload",
+        Offload::Lro => "LRO",
+        Offload::GroHw => "hardware GRO",
+        _ => "offload",
     }
+}
+
+fn offload(offload: Offload) -> Finding {
+    Finding::ok(offload_subject(offload), "on: a balancer turns it off while it runs")
+}
+
+/// It was turned on since the instance was attached.
+fn stray_offload(name: &str, offload: Offload) -> Finding {
     Finding::warn(
-        "LRO",
-        "on: packets are joined, and what is joined cannot be forwarded",
-        format!("`ethtool -K {name} lro off`"),
+        offload_subject(offload),
+        format!("on, though an instance is attached: {}", offload.effect()),
+        format!("`ethtool -K {name} {offload} off`, and see who turned it on"),
     )
 }
 
-fn vlan_offload(name: &str, on: bool) -> Finding {
-    if !on {
-        return Finding::ok("VLAN offload", "off");
-    }
+fn fixed_offload(name: &str, offload: Offload) -> Finding {
+    let remedy = match offload {
+        Offload::RxVlan => format!("if tagged frames come in here, {name} cannot be used"),
+        _ => format!("only a driver that can turn {offload} off can be used"),
+    };
+    let effect = offload.effect();
     Finding::warn(
-        "VLAN offload",
-        "on: VLAN tags are removed before XDP sees them",
-        format!("if tagged frames come in here, `ethtool -K {name} rxvlan off`"),
+        offload_subject(offload),
+        format!("on, and the driver cannot turn it off: {effect}"),
+        remedy,
     )
 }
 
@@ -389,8 +410,8 @@ mod tests {
             jit("0"),
             capabilities(&["CAP_BPF"]),
             file_system(Path::new("/nowhere")),
-            lro("eth0", true),
-            vlan_offload("eth0", true),
+            stray_offload("eth0", Offload::Lro),
+            fixed_offload("eth0", Offload::RxVlan),
             rp_filter("eth0", 1),
         ] {
             assert_ne!(finding.level, Level::Ok);

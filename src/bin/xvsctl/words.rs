@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use xvs::DestinationStatus;
 use xvs::FlowState;
+use xvs::Interface;
 use xvs::Mode;
+use xvs::Offload;
 use xvs::Reasons;
 use xvs::ServiceStatus;
 use xvs::Verdict;
@@ -47,6 +49,21 @@ pub fn mode(mode: Mode) -> &'static str {
         Mode::Native => "native",
         Mode::Generic => "generic",
     }
+}
+
+/// What was done to an interface's offloads, to go on a line about it.
+pub fn offloads(interface: &Interface) -> String {
+    let list = |offloads: &[Offload]| {
+        offloads.iter().map(|offload| offload.name()).collect::<Vec<_>>().join(", ")
+    };
+    let mut words = String::new();
+    if !interface.offloads_off.is_empty() {
+        words = format!("; turned off: {}", list(&interface.offloads_off));
+    }
+    if !interface.offloads_on.is_empty() {
+        words = format!("{words}; ON, cannot be turned off: {}", list(&interface.offloads_on));
+    }
+    words
 }
 
 pub fn flow_state(state: FlowState) -> &'static str {
