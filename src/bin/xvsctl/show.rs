@@ -291,7 +291,7 @@ fn info_table(info: &Info, vips: &[Vip], links: &Links, out: &mut impl Write) ->
 
 fn interface_line(interface: &Interface, links: &Links) -> String {
     let mode = words::mode(interface.mode);
-    let offloads = words::offloads(interface);
+    let offloads = words::offloads(&interface.offloads_off, &interface.offloads_on);
     let Some(link) = links.find(interface) else {
         return format!("{}: {mode}, not in this network namespace{offloads}", interface.name);
     };

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use xvs::DestinationStatus;
 use xvs::FlowState;
-use xvs::Interface;
 use xvs::Mode;
 use xvs::Offload;
 use xvs::Reasons;
@@ -51,19 +50,17 @@ pub fn mode(mode: Mode) -> &'static str {
     }
 }
 
-/// What was done to an interface's offloads, to go on a line about it.
-pub fn offloads(interface: &Interface) -> String {
-    let list = |offloads: &[Offload]| {
-        offloads.iter().map(|offload| offload.name()).collect::<Vec<_>>().join(", ")
+/// What was turned off on an interface and what could not be, to go on a line
+/// about it.
+pub fn offloads(off: &[Offload], on: &[Offload]) -> String {
+    let list = |label: &str, offloads: &[Offload]| match offloads {
+        [] => String::new(),
+        _ => {
+            let names: Vec<&str> = offloads.iter().map(|offload| offload.name()).collect();
+            format!("; {label}: {}", names.join(", "))
+        }
     };
-    let mut words = String::new();
-    if !interface.offloads_off.is_empty() {
-        words = format!("; turned off: {}", list(&interface.offloads_off));
-    }
-    if !interface.offloads_on.is_empty() {
-        words = format!("{words}; ON, cannot be turned off: {}", list(&interface.offloads_on));
-    }
-    words
+    list("turned off", off) + &list("ON, cannot be turned off", on)
 }
 
 pub fn flow_state(state: FlowState) -> &'static str {
@@ -185,6 +182,16 @@ mod tests {
         assert_eq!(outcome("too_big_replied"), Outcome::Answered);
         assert_eq!(outcome("too_big_limited"), Outcome::Dropped);
         assert_eq!(outcome("no_service"), Outcome::Dropped);
+    }
+
+    #[test]
+    fn offloads_are_told_if_there_are_any() {
+        let [tags, lro, gro] = Offload::ALL;
+        assert_eq!(offloads(&[], &[]), "");
+        assert_eq!(
+            offloads(&[tags, gro], &[lro]),
+            "; turned off: rxvlan, rx-gro-hw; ON, cannot be turned off: lro"
+        );
     }
 
     #[test]
