@@ -189,6 +189,7 @@ mod tests {
             mtu: 1500,
             kind: None,
             stacked: None,
+            master: None,
             rx_queues: 1,
             tx_queues: 1,
             xdp: None,

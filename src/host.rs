@@ -1,6 +1,7 @@
 //! What this host is and can do.
 
 use std::fs;
+use std::io;
 
 use nix::sys::utsname::uname;
 
@@ -35,6 +36,8 @@ pub struct HostLink {
     pub mtu: u32,
     /// The kind of a virtual interface, such as `veth`.
     pub kind: Option<String>,
+    /// The index of the bond or bridge that it is a member of.
+    pub master: Option<u32>,
     /// The name of its driver.
     pub driver: Option<String>,
     /// Receive queues it has.
@@ -84,6 +87,7 @@ pub fn links() -> Result<Vec<HostLink>> {
                 up: link.up,
                 mtu: link.mtu,
                 kind: link.kind.clone(),
+                master: link.master,
                 driver: driver(link),
                 rx_queues: link.rx_queues,
                 tx_queues: link.tx_queues,
@@ -121,6 +125,60 @@ pub fn neighbours() -> Result<Vec<NeighbourInfo>> {
 pub fn native_xdp(index: u32) -> Result<Option<bool>> {
     runs_xdp(index)
         .map_err(|source| Error::Netlink { request: "XDP features", source: source.into() })
+}
+
+/// How an interface spreads what it receives over its queues.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ReceiveQueues {
+    /// How many are in use; `None` where the driver does not tell.
+    pub count: Option<u32>,
+    /// Which packet comes by which; `None` where the kernel (before 6.3) or
+    /// the driver does not tell.
+    pub rss: Option<Rss>,
+}
+
+/// Receive-side scaling: a packet's hash tells its queue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Rss {
+    /// The queue for each low part of the hash.
+    pub indirection: Vec<u32>,
+    /// The name of the hash function, as `ethtool -X` takes it; `None` where
+    /// the driver does not tell.
+    pub function: Option<&'static str>,
+    /// Whether the hash has a key.
+    pub keyed: bool,
+}
+
+/// The receive queues of an interface of the network namespace that the thread
+/// is in.
+pub fn receive_queues(index: u32) -> Result<ReceiveQueues> {
+    let fault = |source: io::Error| Error::Netlink { request: "queues", source: source.into() };
+    let Some(mut ethtool) = Ethtool::new().map_err(fault)? else {
+        return Ok(ReceiveQueues::default());
+    };
+    let channels = ethtool.channels(index).map_err(fault)?;
+    let rss = ethtool.rss(index).map_err(fault)?;
+    Ok(ReceiveQueues {
+        count: channels.map(|channels| channels.rx + channels.combined),
+        rss: rss.map(|rss| Rss {
+            indirection: rss.indirection,
+            function: rss.function.and_then(hash_function),
+            keyed: !rss.key.is_empty(),
+        }),
+    })
+}
+
+/// The name of a hash function by its bit (`ETH_RSS_HASH_*` in
+/// include/linux/ethtool.h).
+const fn hash_function(bit: u32) -> Option<&'static str> {
+    match bit {
+        1 => Some("toeplitz"),
+        2 => Some("xor"),
+        4 => Some("crc32"),
+        _ => None,
+    }
 }
 
 /// The name of an XDP program, or its id where the name may not be asked.

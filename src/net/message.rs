@@ -112,6 +112,7 @@ fn link(message: &Ifinfomsg) -> Option<Link> {
         running: flags.contains(Iff::UP | Iff::RUNNING | Iff::LOWERUP),
         mtu: number(Ifla::Mtu)?,
         stacked: stacked(&attributes, kind.as_deref()),
+        master: number(Ifla::Master),
         kind,
         rx_queues: number(Ifla::NumRxQueues).unwrap_or(1),
         tx_queues: number(Ifla::NumTxQueues).unwrap_or(1),
@@ -283,6 +284,7 @@ mod tests {
             attribute(Ifla::Ifname, b"eth0.7\0"),
             attribute(Ifla::Mtu, &9000_u32.to_ne_bytes()),
             attribute(Ifla::Address, &[2, 0, 0, 0, 0, 1]),
+            attribute(Ifla::Master, &5_u32.to_ne_bytes()),
             attribute(Ifla::Linkinfo, &[]).nest(&kind).unwrap(),
             attribute(Ifla::Xdp, &[]).nest(&several).unwrap().nest(&program).unwrap(),
         ]
@@ -330,6 +332,7 @@ mod tests {
             mtu: 9000,
             kind: Some("veth".to_owned()),
             stacked: None,
+            master: Some(5),
             rx_queues: 1,
             tx_queues: 1,
             xdp: Some(XdpProgram { id: 41, mode: XdpMode::Several }),

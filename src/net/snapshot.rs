@@ -38,6 +38,8 @@ pub(crate) struct Link {
     pub(crate) kind: Option<String>,
     /// What it is on, if it is a VLAN or a MAC VLAN of another interface.
     pub(crate) stacked: Option<Stacked>,
+    /// The index of the bond or bridge that it is a member of.
+    pub(crate) master: Option<u32>,
     /// Receive queues it was made with.
     pub(crate) rx_queues: u32,
     /// Transmit queues it was made with.

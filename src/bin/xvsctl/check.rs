@@ -1,5 +1,8 @@
 //! `xvsctl check`: what this host can do for a load balancer.
 
+mod members;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::io::Write;
@@ -17,6 +20,7 @@ use xvs::Offload;
 use xvs::host;
 use xvs::host::HostLink;
 
+use self::members::Member;
 use crate::global::Global;
 use crate::output;
 use crate::words;
@@ -98,19 +102,24 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let links = host::links()?;
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let owners = owners(&global.bpffs);
+    let mut chosen: Vec<&HostLink> = Vec::new();
     if args.interfaces.is_empty() {
-        for link in links.iter().filter(|link| link.up && link.name != "lo") {
-            findings.extend(link_findings(link, cpus, &owners));
-        }
+        chosen.extend(links.iter().filter(|link| link.up && link.name != "lo"));
     }
     for name in &args.interfaces {
         match links.iter().find(|link| link.name == *name) {
-            Some(link) => findings.extend(link_findings(link, cpus, &owners)),
+            Some(link) => chosen.push(link),
             None => findings.push(Finding {
                 interface: Some(name.clone()),
                 ..Finding::fail("link", "no such interface", "`ip link` lists those there are")
             }),
         }
+    }
+    for link in &chosen {
+        findings.extend(link_findings(link, cpus, &owners));
+    }
+    for bond in bonds(&chosen, &links) {
+        findings.extend(bond_findings(bond, &links));
     }
     print(&findings, args.json)?;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
@@ -286,6 +295,26 @@ fn link_findings(link: &HostLink, cpus: usize, owners: &[(String, u32)]) -> Vec<
     findings
 }
 
+/// The bonds among the chosen interfaces, and those that one is a member of.
+fn bonds<'a>(chosen: &[&HostLink], links: &'a [HostLink]) -> Vec<&'a HostLink> {
+    let indices: BTreeSet<u32> =
+        chosen.iter().flat_map(|link| [Some(link.index), link.master]).flatten().collect();
+    let is_bond = |link: &&HostLink| link.kind.as_deref() == Some("bond");
+    links.iter().filter(|link| indices.contains(&link.index)).filter(is_bond).collect()
+}
+
+fn bond_findings(bond: &HostLink, links: &[HostLink]) -> Vec<Finding> {
+    let of_bond = links.iter().filter(|link| link.master == Some(bond.index));
+    let members: Vec<Member> = of_bond
+        .map(|link| Member::new(link, &host::receive_queues(link.index).unwrap_or_default()))
+        .collect();
+    let mut findings = members::compare(&bond.name, &members);
+    for finding in &mut findings {
+        finding.interface = Some(bond.name.clone());
+    }
+    findings
+}
+
 fn xdp(link: &HostLink, owners: &[(String, u32)]) -> Finding {
     let Some((program, mode)) = link.xdp else {
         return Finding::ok("XDP", "no program is attached");
@@ -363,8 +392,10 @@ fn stray_offload(name: &str, offload: Offload) -> Finding {
 
 fn fixed_offload(name: &str, offload: Offload) -> Finding {
     let remedy = match offload {
-        Offload::RxVlan => format!("if tagged frames come in here, {name} cannot be used"),
-        _ => format!("only a driver that can turn {offload} off can be used"),
+        Offload::RxVlan => format!("use another interface than {name} for tagged frames"),
+        _ => {
+            "use a card that can, or have a virtual machine's host do it (docs/nics.md)".to_owned()
+        }
     };
     let effect = offload.effect();
     Finding::warn(

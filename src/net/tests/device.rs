@@ -14,6 +14,18 @@ fn devices_tell_their_drivers() {
 }
 
 #[test]
+fn members_tell_their_master() {
+    if !root() {
+        return;
+    }
+    let (a, _b) = pair();
+    a.sh("ip link add br0 type bridge && ip link set va master br0");
+    let snapshot = a.enter(|| Net::new().unwrap().snapshot().unwrap());
+    let (va, bridge) = (link(&snapshot, "va").unwrap(), link(&snapshot, "br0").unwrap());
+    assert_eq!((va.master, bridge.master), (Some(bridge.index), None));
+}
+
+#[test]
 fn rp_filter_is_the_larger_setting() {
     if !root() {
         return;

@@ -1,6 +1,7 @@
 //! What ethtool's netlink family tells of a veth, and takes.
 
 use super::*;
+use crate::net::ethtool::Channels;
 
 const STRIP: &str = "rx-vlan-hw-parse";
 
@@ -48,4 +49,22 @@ fn features_are_read_and_set() {
     assert!(ethtool.set_features(index, [("rx-nothing", true)]).is_err());
     assert!(ethtool.set_features(99, [(STRIP, true)]).is_err());
     assert!(ethtool.features(99).is_err());
+}
+
+#[test]
+fn queues_are_told() {
+    if !root() {
+        return;
+    }
+    let (a, _b) = pair();
+    let Some((mut ethtool, index)) = open(&a) else { return };
+    // A veth receives and transmits by queues of their own, and hashes nothing.
+    let one = Channels { rx: 1, combined: 0 };
+    match ethtool.channels(index).unwrap() {
+        None => println!("this kernel's veth has no channels"),
+        Some(channels) => assert_eq!(channels, one),
+    }
+    assert_eq!(ethtool.rss(index).unwrap(), None);
+    assert!(ethtool.channels(99).is_err());
+    assert!(ethtool.rss(99).is_err() || ethtool.rss(99).unwrap().is_none());
 }
