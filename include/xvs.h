@@ -372,6 +372,7 @@ struct xvs_instance {
 	__u32 flows;	/* that each flow table is meant for */
 	__u32 prefixes; /* records in the map of prefixes */
 	struct xvs_interface interfaces[XVS_INTERFACES];
+	__u64 netns; /* inode number of their network namespace, 0: unknown */
 };
 
 /* A prefix of a VLAN, by its position in the list. */

@@ -68,10 +68,10 @@ const MAX_INTERFACES: usize = InstanceRecord::INTERFACES;
 ///
 /// It forwards from the moment it is made until it is dropped, which detaches
 /// it and leaves the host as it was found. Meanwhile the receive offloads that
-/// XDP cannot have are off ([`Offload`](crate::Offload)). No call waits for the network: what
-/// a call wants is in the data plane when it returns, except that a
-/// destination gets traffic only when its neighbour entry is resolved, which a
-/// background thread sees to.
+/// XDP cannot have are off ([`Offload`](crate::Offload)). No call waits for the
+/// network: what a call wants is in the data plane when it returns, except
+/// that a destination gets traffic only when its neighbour entry is resolved,
+/// which a background thread sees to.
 ///
 /// Each call happens whole or, with an error, not at all.
 #[derive(Debug)]
@@ -162,6 +162,7 @@ impl Client {
                 started_ns: now_ns(),
                 settings,
                 flows: options.flows,
+                netns: host::network_namespace(),
                 ..Default::default()
             },
         );

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use nix::sys::utsname::uname;
 
@@ -211,6 +212,12 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(name, held)| (!held).then_some(name))
     .collect()
+}
+
+/// The inode number of the network namespace that the thread is in
+/// (namespaces(7)), which no other one has meanwhile; 0 if it cannot be told.
+pub(crate) fn network_namespace() -> u64 {
+    fs::metadata("/proc/thread-self/ns/net").map_or(0, |metadata| metadata.ino())
 }
 
 pub(crate) fn check_capabilities() -> Result<()> {

@@ -215,11 +215,8 @@ impl Instance {
     /// kernel to do for its destinations' neighbours.
     pub(crate) fn disown_neighbours(&self, net: &mut Net) -> Result<()> {
         let snapshot = net.snapshot()?;
-        let ports: Vec<u32> = interfaces(&self.maps.instance.read(0))
-            .iter()
-            .filter(|interface| is_here(interface, &snapshot))
-            .map(|interface| interface.index)
-            .collect();
+        let ports: Vec<u32> =
+            self.here(&snapshot).iter().map(|interface| interface.index).collect();
         for (index, address) in self.neighbours_needed()? {
             if discovery::exit(index, &ports, &snapshot).is_some() {
                 net.disown(index, address)?;
@@ -233,19 +230,34 @@ impl Instance {
     pub(crate) fn put_back_offloads(&self, net: &mut Net) -> Result<Vec<PutBack>> {
         let snapshot = net.snapshot()?;
         let mut all = Vec::new();
-        for interface in interfaces(&self.maps.instance.read(0)) {
-            let on = if is_here(&interface, &snapshot) {
-                offloads::put_back(interface.index, &interface.offloads_off)
-            } else {
-                Vec::new()
+        let here = self.here(&snapshot);
+        for Interface { index, name, offloads_off, .. } in interfaces(&self.maps.instance.read(0)) {
+            let on = match here.iter().any(|interface| interface.index == index) {
+                true => offloads::put_back(index, &offloads_off),
+                false => Vec::new(),
             };
-            all.extend(interface.offloads_off.iter().map(|offload| PutBack {
-                interface: interface.name.clone(),
-                offload: *offload,
-                on: on.contains(offload),
+            all.extend(offloads_off.into_iter().map(|offload| PutBack {
+                interface: name.clone(),
+                offload,
+                on: on.contains(&offload),
             }));
         }
         Ok(all)
+    }
+
+    /// The interfaces that are in the network namespace of the thread, which
+    /// may be another one with the same names and indices.
+    fn here(&self, snapshot: &Snapshot) -> Vec<Interface> {
+        let record = self.maps.instance.read(0);
+        if record.netns != host::network_namespace() {
+            return Vec::new();
+        }
+        let mut interfaces = interfaces(&record);
+        interfaces.retain(|interface| {
+            let link = snapshot.links.get(&interface.index);
+            link.is_some_and(|link| link.name == interface.name)
+        });
+        interfaces
     }
 
     /// All services, by address, port and protocol.
@@ -496,13 +508,6 @@ fn status(info: &DestinationInfo) -> DestinationStatus {
         StatusCode::XVS_NO_NEIGHBOUR => DestinationStatus::NoNeighbour,
         _ => DestinationStatus::Resolving,
     }
-}
-
-/// Whether an interface is the one of its index and name; the thread may be
-/// in another network namespace.
-fn is_here(interface: &Interface, snapshot: &Snapshot) -> bool {
-    let link = snapshot.links.get(&interface.index);
-    link.is_some_and(|link| link.name == interface.name)
 }
 
 fn interfaces(record: &InstanceRecord) -> Vec<Interface> {

@@ -81,7 +81,7 @@ records! {
     FlowTags: 512,
     Gate: 9216,
     Gauge: 16,
-    InstanceRecord: 2184,
+    InstanceRecord: 2192,
     PrefixRecord: 32,
     Refused: 192,
     Retired: 448,

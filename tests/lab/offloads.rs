@@ -13,6 +13,7 @@ use xvs::Offload;
 
 use crate::lab::Lab;
 use crate::lab::wait;
+use crate::netns::Namespace;
 use crate::server::PATIENCE;
 use crate::xdp;
 use crate::xvsctl;
@@ -144,11 +145,20 @@ fn detaching_elsewhere_touches_no_interface() {
     let lab = Lab::new(1);
     set(&lab, "eth0", "on");
     kill(&lab, start(&lab));
-    let elsewhere = || Instance::detach(lab.bpffs(), "lab").expect("nobody runs it");
-    let detached = lab.sw.enter(elsewhere);
+    let index = lab.lb.sh("ip -o link show eth0").split(':').next().map(str::to_owned);
+    // Every namespace has an eth0, and all count from 1.
+    let index = index.expect("it begins the line");
+    let elsewhere = Namespace::new("elsewhere");
+    elsewhere.sh(&format!(
+        "ip link add eth0 index {index} type veth peer name other index 1000
+         ethtool -K eth0 rxvlan off"
+    ));
+    let detach = || Instance::detach(lab.bpffs(), "lab").expect("nobody runs it");
+    let detached = elsewhere.enter(detach);
     assert_eq!(detached.offloads.len(), 1);
     assert!(!detached.offloads[0].on, "{detached:?}");
     assert!(!strips(&lab, "eth0"));
+    assert!(elsewhere.sh("ethtool -k eth0").contains("rx-vlan-offload: off"));
 }
 
 #[test]
