@@ -177,6 +177,9 @@ impl fmt::Debug for TurnedOff {
 /// Turns offloads on again that a process which has died had turned off, in the
 /// network namespace that the thread is in; those that are on then.
 pub(crate) fn put_back(index: u32, offloads: &[Offload]) -> Vec<Offload> {
+    if offloads.is_empty() {
+        return Vec::new();
+    }
     let Ok(Some(mut ethtool)) = Ethtool::new() else { return Vec::new() };
     ask(&mut ethtool, index, offloads.iter().map(|offload| (*offload, true)));
     active(&mut ethtool, index)

@@ -15,7 +15,8 @@ use crate::global::Global;
 ///
 /// Its program was detached when the process died; the pins of its maps go
 /// now, and the receive offloads that it had turned off are turned on again, in
-/// this network namespace. An instance whose process lives is left alone: stop the process.
+/// this network namespace. An instance whose process lives is left alone: stop
+/// the process.
 #[derive(clap::Args)]
 pub struct Args {
     /// Print JSON
