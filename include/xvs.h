@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 5,
+	XVS_LAYOUT_VERSION = 6,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -351,6 +351,14 @@ struct xvs_retired {
 	struct xvs_refused base;
 };
 
+/* What network cards do to packets on reception that XDP cannot have: bits. */
+enum xvs_offload {
+	XVS_OFFLOAD_NONE = 0,
+	XVS_OFFLOAD_RXVLAN = 1 << 0,
+	XVS_OFFLOAD_LRO = 1 << 1,
+	XVS_OFFLOAD_GRO_HW = 1 << 2,
+};
+
 struct xvs_interface {
 	__u32 ifindex; /* 0: end of the list */
 	__u32 generic; /* 1: attached in generic mode */
@@ -360,6 +368,24 @@ struct xvs_interface {
 /* What the program is on. */
 struct xvs_interfaces {
 	struct xvs_interface list[XVS_INTERFACES];
+};
+
+/* An interface whose receive offloads matter: one with the program, or a member
+ * of a bond with it.
+ */
+struct xvs_card {
+	__u32 ifindex; /* 0: no card */
+	__u32 device;  /* of the interface with the program */
+	char name[16];
+	/* Sets of bits: those that were turned off, written before it is done;
+	 * and those that are on, and stayed so when asked to be off.
+	 */
+	enum xvs_offload offloads_off;
+	enum xvs_offload offloads_on;
+};
+
+struct xvs_cards {
+	struct xvs_card list[XVS_INTERFACES];
 };
 
 /* One record that describes the instance to its readers. */
@@ -380,6 +406,7 @@ struct xvs_instance {
 	struct xvs_settings settings;
 	__u32 flows;	/* that each flow table is meant for */
 	__u32 prefixes; /* records in the map of prefixes */
+	__u64 netns;	/* inode number of its network namespace, 0: unknown */
 };
 
 /* A prefix of a VLAN, by its position in the list. */

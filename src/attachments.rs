@@ -15,9 +15,12 @@ use crate::bpf::Dataplane;
 use crate::bpf::InterfaceRecord;
 use crate::bpf::InterfacesRecord;
 use crate::bpf::Maps;
+use crate::bpf::name_record;
 use crate::bpf::program_name;
 use crate::event::Events;
 use crate::net::Snapshot;
+use crate::offloads::Offloads;
+use crate::offloads::TurnedOff;
 use crate::ports;
 use crate::ports::Device;
 use crate::ports::MAX_DEVICES;
@@ -29,6 +32,7 @@ pub(crate) struct Attachments {
     // Dropped in this order: first nothing reaches the program any more.
     attached: Vec<Attached>,
     dataplane: Dataplane,
+    offloads: Arc<Offloads>,
     maps: Arc<Maps>,
     generic: bool,
     pause: Duration,
@@ -36,8 +40,10 @@ pub(crate) struct Attachments {
 
 #[derive(Debug)]
 struct Attached {
-    device: Device,
+    // Dropped in this order: a driver may refuse to join packets before.
     _attachment: Attachment,
+    offloads: Vec<TurnedOff>,
+    device: Device,
 }
 
 impl Attachments {
@@ -50,11 +56,12 @@ impl Attachments {
         options: &Options,
         ports: &mut [Port],
         observed: &Snapshot,
-        events: &Events,
+        events: &Arc<Events>,
     ) -> Result<Self> {
         let mut attachments = Self {
             attached: Vec::new(),
             dataplane,
+            offloads: Arc::new(Offloads::new(Arc::clone(&maps), Arc::clone(events))),
             maps,
             generic: options.mode == Mode::Generic,
             pause: options.attach_pause,
@@ -80,11 +87,13 @@ impl Attachments {
     /// any more; whatever could not be attached to is told.
     pub(crate) fn follow(&mut self, wanted: &[Device], events: &Events) -> Vec<Error> {
         let before = self.attached.len();
-        self.attached.retain(|attached| wanted.contains(&attached.device));
+        let is_wanted = |attached: &Attached| wanted.iter().any(|d| d.is(&attached.device));
+        self.attached.retain(is_wanted);
         let mut changed = self.attached.len() != before;
         let mut failures = Vec::new();
         for device in wanted {
-            if self.attached.iter().any(|attached| attached.device == *device) {
+            if let Some(attached) = self.attached.iter_mut().find(|a| device.is(&a.device)) {
+                attached.follow_cards(device, &self.offloads);
                 continue;
             }
             self.pause_before(device);
@@ -141,6 +150,9 @@ impl Attachments {
             });
         }
         let mode = if self.generic { Mode::Generic } else { Mode::Native };
+        // A driver may refuse a program while it joins packets.
+        let turn_off = |card| self.offloads.turn_off(card, device.index);
+        let offloads = device.cards.iter().map(turn_off).collect();
         let attachment = match self.dataplane.attach(device.index, mode) {
             Ok(attachment) => attachment,
             // Somebody was faster than the look at the interface before.
@@ -157,7 +169,8 @@ impl Attachments {
                 return Err(Error::NativeUnsupported { interface: interface(), source });
             }
         };
-        self.attached.push(Attached { device: device.clone(), _attachment: attachment });
+        let device = device.clone();
+        self.attached.push(Attached { _attachment: attachment, offloads, device });
         Ok(())
     }
 
@@ -182,13 +195,27 @@ impl Attachments {
             *interface = InterfaceRecord {
                 ifindex: device.index,
                 generic: u32::from(self.generic),
-                ..Default::default()
+                name: name_record(&device.name),
             };
-            for (to, from) in interface.name.iter_mut().zip(device.name.bytes()).take(15) {
-                *to = from as i8;
-            }
         }
         self.maps.interfaces.write(0, &record);
+    }
+}
+
+impl Attached {
+    /// Turns offloads off on members that have joined its bond, and on again on
+    /// those that have left.
+    fn follow_cards(&mut self, wanted: &Device, offloads: &Arc<Offloads>) {
+        if self.device.cards == wanted.cards {
+            return;
+        }
+        self.offloads.retain(|off| wanted.cards.contains(&off.card));
+        for card in &wanted.cards {
+            if !self.device.cards.contains(card) {
+                self.offloads.push(offloads.turn_off(card, wanted.index));
+            }
+        }
+        self.device.cards.clone_from(&wanted.cards);
     }
 }
 

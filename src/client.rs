@@ -59,10 +59,11 @@ use crate::ports;
 /// A load balancer on some interfaces of this host.
 ///
 /// It forwards from the moment it is made until it is dropped, which detaches
-/// it and leaves the host as it was found. No call waits for the network: what
-/// a call wants is in the data plane when it returns, except that a
-/// destination gets traffic only when its neighbour entry is resolved, which a
-/// background thread sees to.
+/// it and leaves the host as it was found. Meanwhile the receive offloads that
+/// XDP cannot have are off ([`Offload`](crate::Offload)). No call waits for the
+/// network: what a call wants is in the data plane when it returns, except
+/// that a destination gets traffic only when its neighbour entry is resolved,
+/// which a background thread sees to.
 ///
 /// Each call happens whole or, with an error, not at all.
 #[derive(Debug)]
@@ -118,6 +119,8 @@ impl Client {
         if let Ok(left) = Instance::open(&options.bpffs, &options.instance) {
             // A neighbour entry that stays managed keeps nobody from starting.
             let _ = left.disown_neighbours(&mut net);
+            // Nor does an offload that stays off.
+            let _ = left.put_back_offloads(&mut net);
         }
         directory.clear()?;
         let settings = settings(&options)?;
@@ -142,6 +145,7 @@ impl Client {
                 started_ns: now_ns(),
                 settings,
                 flows: options.flows,
+                netns: host::network_namespace(),
                 ..Default::default()
             },
         );

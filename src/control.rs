@@ -8,7 +8,7 @@
 mod follow;
 mod gate;
 mod ids;
-mod records;
+pub(crate) mod records;
 pub(crate) mod retire;
 mod tables;
 

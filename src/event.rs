@@ -8,6 +8,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use crate::DestinationStatus;
+use crate::Offload;
 use crate::Prefix;
 use crate::ServiceKey;
 use crate::VlanStatus;
@@ -19,6 +20,8 @@ use crate::VlanStatus;
 pub enum Event {
     /// The driver takes no native program; the interface runs generic, slower.
     GenericMode { interface: String, reason: String },
+    /// A receive offload that harms is on and cannot be turned off.
+    OffloadOn { interface: String, offload: Offload },
     /// A destination's next hop is known: it gets new flows now.
     Resolved { service: ServiceKey, address: IpAddr },
     /// A destination gets no new flows any more.
@@ -46,6 +49,11 @@ impl fmt::Display for Event {
             Self::GenericMode { interface, reason } => {
                 write!(f, "interface `{interface}` runs in generic mode, which is slow: {reason}")
             }
+            Self::OffloadOn { interface, offload } => write!(
+                f,
+                "interface `{interface}`: {offload} is on and cannot be turned off: {}",
+                offload.effect()
+            ),
             Self::Resolved { service, address } => {
                 write!(f, "service {service}: destination {address} is reachable")
             }

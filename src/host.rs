@@ -1,16 +1,20 @@
 //! What this host is and can do.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use nix::sys::utsname::uname;
 
 use crate::Error;
 use crate::Mac;
 use crate::Mode;
+use crate::Offload;
 use crate::Result;
+use crate::net::Ethtool;
 use crate::net::Net;
 use crate::net::XdpMode;
-use crate::net::device_info;
+use crate::net::driver;
 use crate::net::rp_filter;
 use crate::net::runs_xdp;
 
@@ -33,16 +37,19 @@ pub struct HostLink {
     pub mtu: u32,
     /// The kind of a virtual interface, such as `veth`.
     pub kind: Option<String>,
+    /// The index of the bond or bridge that it is a member of.
+    pub master: Option<u32>,
     /// The name of its driver.
     pub driver: Option<String>,
     /// Receive queues it has.
     pub rx_queues: u32,
     /// Transmit queues it has.
     pub tx_queues: u32,
-    /// Whether large-receive offload is on; `None` when it cannot be told.
-    pub lro: Option<bool>,
-    /// Whether VLAN tags are taken off by the card on reception.
-    pub vlan_offload: Option<bool>,
+    /// The receive offloads that are on, of those that harm; `None` when it
+    /// cannot be told.
+    pub offloads: Option<Vec<Offload>>,
+    /// Those of them that cannot be turned off.
+    pub fixed_offloads: Vec<Offload>,
     /// The strictest of its and the host's reverse-path filters (0 to 2).
     pub rp_filter: Option<u8>,
     /// The id of the XDP program that is attached, and its mode.
@@ -68,11 +75,12 @@ pub struct NeighbourInfo {
 /// The network interfaces of the network namespace that the thread is in.
 pub fn links() -> Result<Vec<HostLink>> {
     let snapshot = Net::new()?.snapshot()?;
+    let mut ethtool = Ethtool::new().ok().flatten();
     Ok(snapshot
         .links
         .values()
         .map(|link| {
-            let device = device_info(link);
+            let features = ethtool.as_mut().and_then(|e| e.features(link.index).ok());
             HostLink {
                 index: link.index,
                 name: link.name.clone(),
@@ -80,11 +88,12 @@ pub fn links() -> Result<Vec<HostLink>> {
                 up: link.up,
                 mtu: link.mtu,
                 kind: link.kind.clone(),
-                driver: device.driver,
+                master: link.master,
+                driver: driver(link),
                 rx_queues: link.rx_queues,
                 tx_queues: link.tx_queues,
-                lro: device.lro,
-                vlan_offload: device.vlan_strip,
+                offloads: features.as_ref().map(Offload::active),
+                fixed_offloads: features.as_ref().map(Offload::fixed).unwrap_or_default(),
                 rp_filter: rp_filter(&link.name),
                 xdp: link.xdp.map(|xdp| match xdp.mode {
                     XdpMode::Generic => (xdp.id, Mode::Generic),
@@ -119,6 +128,60 @@ pub fn native_xdp(index: u32) -> Result<Option<bool>> {
         .map_err(|source| Error::Netlink { request: "XDP features", source: source.into() })
 }
 
+/// How an interface spreads what it receives over its queues.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ReceiveQueues {
+    /// How many are in use; `None` where the driver does not tell.
+    pub count: Option<u32>,
+    /// Which packet comes by which; `None` where the kernel (before 6.3) or
+    /// the driver does not tell.
+    pub rss: Option<Rss>,
+}
+
+/// Receive-side scaling: a packet's hash tells its queue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Rss {
+    /// The queue for each low part of the hash.
+    pub indirection: Vec<u32>,
+    /// The name of the hash function, as `ethtool -X` takes it; `None` where
+    /// the driver does not tell.
+    pub function: Option<&'static str>,
+    /// Whether the hash has a key.
+    pub keyed: bool,
+}
+
+/// The receive queues of an interface of the network namespace that the thread
+/// is in.
+pub fn receive_queues(index: u32) -> Result<ReceiveQueues> {
+    let fault = |source: io::Error| Error::Netlink { request: "queues", source: source.into() };
+    let Some(mut ethtool) = Ethtool::new().map_err(fault)? else {
+        return Ok(ReceiveQueues::default());
+    };
+    let channels = ethtool.channels(index).map_err(fault)?;
+    let rss = ethtool.rss(index).map_err(fault)?;
+    Ok(ReceiveQueues {
+        count: channels.map(|channels| channels.rx + channels.combined),
+        rss: rss.map(|rss| Rss {
+            indirection: rss.indirection,
+            function: rss.function.and_then(hash_function),
+            keyed: !rss.key.is_empty(),
+        }),
+    })
+}
+
+/// The name of a hash function by its bit (`ETH_RSS_HASH_*` in
+/// include/linux/ethtool.h).
+const fn hash_function(bit: u32) -> Option<&'static str> {
+    match bit {
+        1 => Some("toeplitz"),
+        2 => Some("xor"),
+        4 => Some("crc32"),
+        _ => None,
+    }
+}
+
 /// The name of an XDP program, or its id where the name may not be asked.
 pub fn program_name(id: u32) -> String {
     crate::bpf::program_name(id)
@@ -149,6 +212,12 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(name, held)| (!held).then_some(name))
     .collect()
+}
+
+/// The inode number of the network namespace that the thread is in
+/// (namespaces(7)), which no other one has meanwhile; 0 if it cannot be told.
+pub(crate) fn network_namespace() -> u64 {
+    fs::metadata("/proc/thread-self/ns/net").map_or(0, |metadata| metadata.ino())
 }
 
 pub(crate) fn check_capabilities() -> Result<()> {

@@ -17,6 +17,7 @@ use crate::Info;
 use crate::Interface;
 use crate::Mac;
 use crate::Mode;
+use crate::Offload;
 use crate::Prefix;
 use crate::Protocol;
 use crate::Result;
@@ -28,14 +29,17 @@ use crate::Stats;
 use crate::Vip;
 use crate::VlanInfo;
 use crate::VlanStatus;
+use crate::bpf::CardRecord;
 use crate::bpf::DestinationInfo;
 use crate::bpf::Directory;
 use crate::bpf::Maps;
+use crate::bpf::OffloadCode;
 use crate::bpf::PrefixRecord;
 use crate::bpf::ServiceRecord;
 use crate::bpf::StatusCode;
 use crate::bpf::VlanCode;
 use crate::bpf::octets_address;
+use crate::bpf::record_name;
 use crate::clock::now_ns;
 use crate::config::validate_instance;
 use crate::control::retire::refused_since;
@@ -43,6 +47,8 @@ use crate::control::retire::since;
 use crate::host;
 use crate::host::NeighbourInfo;
 use crate::net::Net;
+use crate::net::Snapshot;
+use crate::offloads;
 use crate::ports;
 
 /// A running instance, seen from any process that may read its pins.
@@ -60,6 +66,21 @@ pub struct Instance {
 pub struct Detached {
     /// The names of the pins that were removed.
     pub pins: Vec<String>,
+    /// The offloads that the process had turned off.
+    pub offloads: Vec<PutBack>,
+}
+
+/// A receive offload that a process which has died had turned off.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PutBack {
+    /// The name of its interface.
+    pub interface: String,
+    /// The offload.
+    pub offload: Offload,
+    /// Whether it is on again. It is not if the interface is gone or in another
+    /// network namespace, or the process may not change it.
+    pub on: bool,
 }
 
 impl Instance {
@@ -84,8 +105,9 @@ impl Instance {
     }
 
     /// Removes what a process that has died left of its instance: its pins,
-    /// and what it asked of neighbour entries in the network namespace that
-    /// the thread is in.
+    /// and, in the network namespace that the thread is in, what it asked of
+    /// neighbour entries. The offloads that it had turned off there are turned
+    /// on again.
     ///
     /// # Errors
     ///
@@ -94,12 +116,15 @@ impl Instance {
     pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
         validate_instance(name)?;
         let directory = Directory::take(bpffs, name)?;
+        let mut offloads = Vec::new();
         // An instance of another version is removed all the same.
         if let Ok(left) = Self::open(bpffs, name) {
+            let mut net = Net::new()?;
             // A neighbour entry that stays managed harms nobody.
-            let _ = Net::new().and_then(|mut net| left.disown_neighbours(&mut net));
+            let _ = left.disown_neighbours(&mut net);
+            offloads = left.put_back_offloads(&mut net)?;
         }
-        Ok(Detached { pins: directory.remove()? })
+        Ok(Detached { pins: directory.remove()?, offloads })
     }
 
     /// The state of the instance as a whole.
@@ -144,11 +169,19 @@ impl Instance {
     fn interfaces(&self) -> Vec<Interface> {
         let record = self.maps.interfaces.read(0);
         let attached = record.list.iter().take_while(|i| i.ifindex != 0);
+        let offloads = |index, of: fn(&CardRecord) -> OffloadCode| {
+            let cards = self.cards().filter(|card| card.device == index);
+            let found: BTreeSet<Offload> =
+                cards.flat_map(|card| offloads::of_codes(of(&card))).collect();
+            found.into_iter().collect()
+        };
         attached
             .map(|i| Interface {
                 index: i.ifindex,
-                name: i.name.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect(),
+                name: record_name(&i.name),
                 mode: if i.generic != 0 { Mode::Generic } else { Mode::Native },
+                offloads_off: offloads(i.ifindex, |card| card.offloads_off),
+                offloads_on: offloads(i.ifindex, |card| card.offloads_on),
             })
             .collect()
     }
@@ -221,16 +254,49 @@ impl Instance {
     /// kernel to do for its destinations' neighbours.
     pub(crate) fn disown_neighbours(&self, net: &mut Net) -> Result<()> {
         let snapshot = net.snapshot()?;
-        // The thread may be in another network namespace.
         let interfaces = self.interfaces().into_iter();
-        let here = |i: &Interface| snapshot.links.get(&i.index).is_some_and(|l| l.name == i.name);
-        let ports = ports::of_devices(interfaces.filter(here).map(|i| i.index), &snapshot);
+        let here = interfaces.filter(|i| self.is_here(i.index, &i.name, &snapshot));
+        let ports = ports::of_devices(here.map(|i| i.index), &snapshot);
         for (index, address) in self.neighbours_needed()? {
             if ports::exit(index, &ports, &snapshot).is_some() {
                 net.disown(index, address)?;
             }
         }
         Ok(())
+    }
+
+    /// Turns on again what the process of this instance, which has died, had
+    /// turned off.
+    pub(crate) fn put_back_offloads(&self, net: &mut Net) -> Result<Vec<PutBack>> {
+        let snapshot = net.snapshot()?;
+        let mut all = Vec::new();
+        for card in self.cards() {
+            let (index, interface) = (card.ifindex, record_name(&card.name));
+            let offloads = offloads::of_codes(card.offloads_off);
+            let on = match self.is_here(index, &interface, &snapshot) {
+                true => offloads::put_back(index, &offloads),
+                false => Vec::new(),
+            };
+            all.extend(offloads.into_iter().map(|offload| PutBack {
+                interface: interface.clone(),
+                offload,
+                on: on.contains(&offload),
+            }));
+        }
+        Ok(all)
+    }
+
+    /// Whether an interface of the instance is in the network namespace of the
+    /// thread, which may be another one with the same names and indices.
+    fn is_here(&self, index: u32, name: &str, snapshot: &Snapshot) -> bool {
+        self.maps.instance.read(0).netns == host::network_namespace()
+            && snapshot.links.get(&index).is_some_and(|link| link.name == name)
+    }
+
+    /// The cards whose offloads were on.
+    fn cards(&self) -> impl Iterator<Item = CardRecord> {
+        let cards = self.maps.cards.read(0);
+        cards.list.into_iter().filter(|card| card.ifindex != 0)
     }
 
     /// All services, by address, port and protocol.

@@ -39,6 +39,17 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// The bond of which it is one of several with the program.
     pub(crate) bond: Option<u32>,
+    /// What its frames come in by: itself, or the members of a bond.
+    pub(crate) cards: Vec<Card>,
+}
+
+/// An interface whose receive offloads matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Card {
+    /// Its index.
+    pub(crate) index: u32,
+    /// Its name.
+    pub(crate) name: String,
 }
 
 /// How frames of an interface leave: by which port, in which VLAN.
@@ -52,6 +63,13 @@ pub(crate) struct Exit {
 
 /// The protocol of the tags that are understood (IEEE 802.1Q).
 const TAG_PROTOCOL: u16 = 0x8100;
+
+impl Device {
+    /// Whether the program would be on the same interface for the same port.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.index == other.index && self.bond == other.bond
+    }
+}
 
 impl Port {
     /// Finds the port again when its interface was removed and made anew.
@@ -71,7 +89,16 @@ impl Port {
     /// The interfaces that the program has to be on.
     pub(crate) fn devices(&self, snapshot: &Snapshot) -> Vec<Device> {
         let bond = self.split.then_some(self.index);
-        let device = |link: &Link| Device { index: link.index, name: link.name.clone(), bond };
+        let card = |link: &Link| Card { index: link.index, name: link.name.clone() };
+        let device = |link: &Link| Device {
+            index: link.index,
+            name: link.name.clone(),
+            bond,
+            cards: match is_bond(link) {
+                true => snapshot.members(link.index).map(card).collect(),
+                false => vec![card(link)],
+            },
+        };
         match bond {
             Some(bond) => snapshot.members(bond).map(device).collect(),
             None => snapshot.links.get(&self.index).into_iter().map(device).collect(),
@@ -252,6 +279,8 @@ mod tests {
             port.devices(&snapshot).into_iter().map(|device| device.name).collect()
         };
         assert_eq!(names(&whole), ["bond0"]);
+        let cards = &whole.devices(&snapshot)[0].cards;
+        assert_eq!(cards.iter().map(|card| card.index).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(names(&split(&snapshot)), ["eth0", "eth1"]);
         assert_eq!(of_devices([2, 4, 99].into_iter(), &snapshot), [10, 4]);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Destination;
 use crate::Mac;
 use crate::Mode;
+use crate::Offload;
 use crate::Prefix;
 use crate::Service;
 use crate::bpf::ReasonCode;
@@ -256,6 +257,10 @@ pub struct Interface {
     pub name: String,
     /// [`Mode::Native`] or [`Mode::Generic`].
     pub mode: Mode,
+    /// What was turned off on it, and is turned on again at the end.
+    pub offloads_off: Vec<Offload>,
+    /// What is on, for it could not be turned off.
+    pub offloads_on: Vec<Offload>,
 }
 
 /// The state of an instance.

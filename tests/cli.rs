@@ -547,7 +547,7 @@ fn show_tells_all_with_stable_keys() {
     assert_eq!(info["process"], balance.child.id());
     assert_eq!(
         keys(&info["interfaces"][0]),
-        "attached driver index mode mtu name rx_queues tx_queues up"
+        "attached driver index mode mtu name offloads_off offloads_on rx_queues tx_queues up"
     );
     assert_eq!(info["interfaces"][0]["mtu"], 1500);
     assert_eq!(keys(&info["vips"][0]), "address services stats");

@@ -26,6 +26,8 @@ mod explain;
 mod lifecycle;
 #[path = "lab/neighbours.rs"]
 mod neighbours;
+#[path = "lab/offloads.rs"]
+mod offloads;
 #[path = "lab/refusals.rs"]
 mod refusals;
 #[path = "lab/stats.rs"]

@@ -114,6 +114,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
     for (map, name) in [
         (&mut maps.instance, "instance"),
         (&mut maps.interfaces, "interfaces"),
+        (&mut maps.cards, "cards"),
         (&mut maps.gate, "gate"),
         (&mut maps.flows4, "flows4"),
         (&mut maps.flows6, "flows6"),

@@ -5,6 +5,8 @@ use std::mem::size_of;
 use std::net::IpAddr;
 use std::net::Ipv6Addr;
 
+pub(crate) use super::skeleton::types::xvs_card as CardRecord;
+pub(crate) use super::skeleton::types::xvs_cards as CardsRecord;
 pub(crate) use super::skeleton::types::xvs_cpu as Cpu;
 pub(crate) use super::skeleton::types::xvs_destination as DestinationRecord;
 pub(crate) use super::skeleton::types::xvs_destination_info as DestinationInfo;
@@ -19,6 +21,7 @@ pub(crate) use super::skeleton::types::xvs_instance as InstanceRecord;
 pub(crate) use super::skeleton::types::xvs_interface as InterfaceRecord;
 pub(crate) use super::skeleton::types::xvs_interfaces as InterfacesRecord;
 pub(crate) use super::skeleton::types::xvs_layout as Layout;
+pub(crate) use super::skeleton::types::xvs_offload as OffloadCode;
 pub(crate) use super::skeleton::types::xvs_prefix as PrefixRecord;
 pub(crate) use super::skeleton::types::xvs_reason as ReasonCode;
 pub(crate) use super::skeleton::types::xvs_refused as Refused;
@@ -82,7 +85,8 @@ records! {
     FlowTags: 512,
     Gate: 9248,
     Gauge: 16,
-    InstanceRecord: 136,
+    CardsRecord: 2048,
+    InstanceRecord: 144,
     InterfacesRecord: 1536,
     PrefixRecord: 72,
     Refused: 192,
@@ -116,6 +120,20 @@ pub(crate) fn address_octets(address: IpAddr) -> [u8; 16] {
 /// The address of 16 octets.
 pub(crate) fn octets_address(octets: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(octets).to_canonical()
+}
+
+/// A name as records have it, with a zero at its end.
+pub(crate) fn name_record(name: &str) -> [i8; 16] {
+    let mut record = [0; 16];
+    for (to, from) in record.iter_mut().zip(name.bytes()).take(15) {
+        *to = from as i8;
+    }
+    record
+}
+
+/// The name in a record.
+pub(crate) fn record_name(record: &[i8; 16]) -> String {
+    record.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect()
 }
 
 impl InterfacesRecord {

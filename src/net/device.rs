@@ -3,34 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use super::ethtool;
 use super::snapshot::Link;
 use crate::Mac;
 
-/// The driver of an interface, and what its receive side does to packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct DeviceInfo {
-    /// The driver's name; the kind of a virtual interface.
-    pub(crate) driver: Option<String>,
-    /// Whether the card joins received packets (LRO), which XDP excludes.
-    pub(crate) lro: Option<bool>,
-    /// Whether the card joins received packets in a way that can be undone.
-    pub(crate) gro_hw: Option<bool>,
-    /// Whether the card takes VLAN tags off before XDP sees the packet.
-    pub(crate) vlan_strip: Option<bool>,
-}
-
-/// What is known of an interface of the calling thread's network namespace;
-/// what cannot be known is `None`.
-pub(crate) fn device_info(link: &Link) -> DeviceInfo {
-    let features = ethtool::active_features(link.index).ok().flatten();
-    let active = |name| features.as_ref().map(|features| features.contains(name));
-    DeviceInfo {
-        driver: driver(link).or_else(|| link.kind.clone()),
-        lro: active("rx-lro"),
-        gro_hw: active("rx-gro-hw"),
-        vlan_strip: active("rx-vlan-hw-parse"),
-    }
+/// The name of an interface's driver; of a virtual interface, its kind.
+pub(crate) fn driver(link: &Link) -> Option<String> {
+    of_device(link).or_else(|| link.kind.clone())
 }
 
 /// How strictly IPv4 sources are checked on the interface: 0 not, 1 strictly,
@@ -44,7 +22,7 @@ pub(crate) fn rp_filter(name: &str) -> Option<u8> {
     Some(setting("all")?.max(setting(name)?))
 }
 
-fn driver(link: &Link) -> Option<String> {
+fn of_device(link: &Link) -> Option<String> {
     let path = Path::new("/sys/class/net").join(&link.name);
     let attribute = |name| fs::read_to_string(path.join(name)).ok();
     // sysfs shows the namespace that it was mounted in, maybe another one.

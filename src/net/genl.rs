@@ -23,27 +23,38 @@ use super::socket::Socket;
 /// An answer of a family.
 pub(super) type Genl = Genlmsghdr<u8, u16>;
 
-/// Sends a command to the family of this name; `None` if the kernel has none.
-pub(super) fn ask(
-    family: &str,
-    command: u8,
-    attributes: Vec<Nlattr<u16, Buffer>>,
-) -> io::Result<Option<Vec<Genl>>> {
-    let mut socket = Socket::for_requests(SockProtocol::NetlinkGeneric)?;
-    // A string attribute ends with a NUL.
-    let mut name = family.as_bytes().to_vec();
-    name.push(0);
-    let name = attribute(CtrlAttr::FamilyName.into(), &name)?;
-    let control = GenlId::Ctrl.into();
-    let answers = match send(&mut socket, control, CtrlCmd::Getfamily.into(), vec![name]) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        answers => answers?,
-    };
-    let id = answers.iter().find_map(|answer| {
-        let attributes = answer.attrs().get_attr_handle();
-        attributes.get_attr_payload_as(CtrlAttr::FamilyId.into()).ok()
-    });
-    id.map(|id| send(&mut socket, id, command, attributes)).transpose()
+/// A family, in the network namespace of the thread that opened it; another
+/// thread may use it afterwards.
+pub(super) struct Family {
+    socket: Socket,
+    id: u16,
+}
+
+impl Family {
+    /// Opens the family of this name; `None` if the kernel has none.
+    pub(super) fn open(name: &str) -> io::Result<Option<Self>> {
+        let mut socket = Socket::for_requests(SockProtocol::NetlinkGeneric)?;
+        let name = text(CtrlAttr::FamilyName.into(), name)?;
+        let control = GenlId::Ctrl.into();
+        let answers = match send(&mut socket, control, CtrlCmd::Getfamily.into(), vec![name]) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            answers => answers?,
+        };
+        let id = answers.iter().find_map(|answer| {
+            let attributes = answer.attrs().get_attr_handle();
+            attributes.get_attr_payload_as(CtrlAttr::FamilyId.into()).ok()
+        });
+        Ok(id.map(|id| Self { socket, id }))
+    }
+
+    /// Sends a command; the kernel's errno comes back as the error.
+    pub(super) fn ask(
+        &mut self,
+        command: u8,
+        attributes: Vec<Nlattr<u16, Buffer>>,
+    ) -> io::Result<Vec<Genl>> {
+        send(&mut self.socket, self.id, command, attributes)
+    }
 }
 
 fn send(
@@ -70,6 +81,13 @@ pub(super) fn attribute(kind: u16, payload: &[u8]) -> io::Result<Nlattr<u16, Buf
         .nla_payload(Buffer::from(payload))
         .build()
         .map_err(io::Error::other)
+}
+
+/// A string in a request, which ends with a NUL.
+pub(super) fn text(kind: u16, text: &str) -> io::Result<Nlattr<u16, Buffer>> {
+    let mut octets = text.as_bytes().to_vec();
+    octets.push(0);
+    attribute(kind, &octets)
 }
 
 fn payload(message: &Message) -> Option<Genl> {

@@ -41,8 +41,10 @@ use self::socket::Socket;
 use crate::Error;
 use crate::Result;
 
-pub(crate) use self::device::device_info;
+pub(crate) use self::device::driver;
 pub(crate) use self::device::rp_filter;
+pub(crate) use self::ethtool::Ethtool;
+pub(crate) use self::ethtool::Features;
 pub use self::mac::InvalidMac;
 pub use self::mac::Mac;
 pub(crate) use self::netdev::runs_xdp;

@@ -223,9 +223,11 @@ impl Lab {
     }
 
     fn set_up_switch(&self) {
+        // A bridge without an address of its own has another one with each change
+        // of its ports, and for the hosts it is the router.
         self.sw.sh("ip -batch - <<END
-link add br2 type bridge mcast_snooping 0
-link add br9 type bridge mcast_snooping 0
+link add br2 address 02:00:00:00:fe:02 type bridge mcast_snooping 0
+link add br9 address 02:00:00:00:fe:09 type bridge mcast_snooping 0
 link set br2 up
 link set br9 up
 END
@@ -278,7 +280,7 @@ END
             Bonding::Aggregate => (aggregate, aggregate),
         };
         self.lb.sh(&format!("ip link add bond0 address 02:00:00:00:00:01 {balancer}"));
-        self.sw.sh(&format!("ip link add lb {switch}"));
+        self.sw.sh(&format!("ip link add lb address 02:00:00:00:fe:01 {switch}"));
         for number in [0, 1] {
             self.add_member(number);
         }

@@ -1,5 +1,8 @@
 //! `xvsctl check`: what this host can do for a load balancer.
 
+mod members;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::io::Write;
@@ -13,9 +16,11 @@ use nix::sys::statfs::BPF_FS_MAGIC;
 use nix::sys::statfs::statfs;
 use serde_json::json;
 use xvs::Instance;
+use xvs::Offload;
 use xvs::host;
 use xvs::host::HostLink;
 
+use self::members::Member;
 use crate::global::Global;
 use crate::output;
 use crate::words;
@@ -97,19 +102,24 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let links = host::links()?;
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let owners = owners(&global.bpffs);
+    let mut chosen: Vec<&HostLink> = Vec::new();
     if args.interfaces.is_empty() {
-        for link in links.iter().filter(|link| link.up && link.name != "lo") {
-            findings.extend(link_findings(link, cpus, &owners));
-        }
+        chosen.extend(links.iter().filter(|link| link.up && link.name != "lo"));
     }
     for name in &args.interfaces {
         match links.iter().find(|link| link.name == *name) {
-            Some(link) => findings.extend(link_findings(link, cpus, &owners)),
+            Some(link) => chosen.push(link),
             None => findings.push(Finding {
                 interface: Some(name.clone()),
                 ..Finding::fail("link", "no such interface", "`ip link` lists those there are")
             }),
         }
+    }
+    for link in &chosen {
+        findings.extend(link_findings(link, cpus, &owners));
+    }
+    for bond in bonds(&chosen, &links) {
+        findings.extend(bond_findings(bond, &links));
     }
     print(&findings, args.json)?;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
@@ -269,11 +279,38 @@ fn link_findings(link: &HostLink, cpus: usize, owners: &[(String, u32)]) -> Vec<
     }
     findings.push(mtu(link));
     findings.push(queues(link, cpus));
-    findings.extend(link.lro.map(|on| lro(name, on)));
-    findings.extend(link.vlan_offload.map(|on| vlan_offload(name, on)));
+    if let Some(on) = &link.offloads {
+        let attached = owners.iter().any(|(_, index)| *index == link.index);
+        findings.extend(Offload::ALL.map(|each| match each {
+            _ if !on.contains(&each) => Finding::ok(offload_subject(each), "off"),
+            _ if link.fixed_offloads.contains(&each) => fixed_offload(name, each),
+            _ if attached => stray_offload(name, each),
+            _ => offload(each),
+        }));
+    }
     findings.extend(link.rp_filter.map(|value| rp_filter(name, value)));
     for finding in &mut findings {
         finding.interface = Some(name.clone());
+    }
+    findings
+}
+
+/// The bonds among the chosen interfaces, and those that one is a member of.
+fn bonds<'a>(chosen: &[&HostLink], links: &'a [HostLink]) -> Vec<&'a HostLink> {
+    let indices: BTreeSet<u32> =
+        chosen.iter().flat_map(|link| [Some(link.index), link.master]).flatten().collect();
+    let is_bond = |link: &&HostLink| link.kind.as_deref() == Some("bond");
+    links.iter().filter(|link| indices.contains(&link.index)).filter(is_bond).collect()
+}
+
+fn bond_findings(bond: &HostLink, links: &[HostLink]) -> Vec<Finding> {
+    let of_bond = links.iter().filter(|link| link.master == Some(bond.index));
+    let members: Vec<Member> = of_bond
+        .map(|link| Member::new(link, &host::receive_queues(link.index).unwrap_or_default()))
+        .collect();
+    let mut findings = members::compare(&bond.name, &members);
+    for finding in &mut findings {
+        finding.interface = Some(bond.name.clone());
     }
     findings
 }
@@ -331,25 +368,40 @@ fn queues(link: &HostLink, cpus: usize) -> Finding {
     Finding::warn("queues", found, remedy)
 }
 
-fn lro(name: &str, on: bool) -> Finding {
-    if !on {
-        return Finding::ok("LRO", "off");
+fn offload_subject(offload: Offload) -> &'static str {
+    match offload {
+        Offload::RxVlan => "VLAN offload",
+        Offload::Lro => "LRO",
+        Offload::GroHw => "hardware GRO",
+        _ => "offload",
     }
+}
+
+fn offload(offload: Offload) -> Finding {
+    Finding::ok(offload_subject(offload), "on: a balancer turns it off while it runs")
+}
+
+/// It was turned on since the instance was attached.
+fn stray_offload(name: &str, offload: Offload) -> Finding {
     Finding::warn(
-        "LRO",
-        "on: packets are joined, and what is joined cannot be forwarded",
-        format!("`ethtool -K {name} lro off`"),
+        offload_subject(offload),
+        format!("on, though an instance is attached: {}", offload.effect()),
+        format!("`ethtool -K {name} {offload} off`, and see who turned it on"),
     )
 }
 
-fn vlan_offload(name: &str, on: bool) -> Finding {
-    if !on {
-        return Finding::ok("VLAN offload", "off");
-    }
+fn fixed_offload(name: &str, offload: Offload) -> Finding {
+    let remedy = match offload {
+        Offload::RxVlan => format!("use another interface than {name} for tagged frames"),
+        _ => {
+            "use a card that can, or have a virtual machine's host do it (docs/nics.md)".to_owned()
+        }
+    };
+    let effect = offload.effect();
     Finding::warn(
-        "VLAN offload",
-        "on: VLAN tags are removed before XDP sees them",
-        format!("if tagged frames come in here, `ethtool -K {name} rxvlan off`"),
+        offload_subject(offload),
+        format!("on, and the driver cannot turn it off: {effect}"),
+        remedy,
     )
 }
 
@@ -389,8 +441,8 @@ mod tests {
             jit("0"),
             capabilities(&["CAP_BPF"]),
             file_system(Path::new("/nowhere")),
-            lro("eth0", true),
-            vlan_offload("eth0", true),
+            stray_offload("eth0", Offload::Lro),
+            fixed_offload("eth0", Offload::RxVlan),
             rp_filter("eth0", 1),
         ] {
             assert_ne!(finding.level, Level::Ok);

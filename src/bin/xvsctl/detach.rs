@@ -4,15 +4,19 @@ use std::io;
 use std::io::Write;
 use std::process::ExitCode;
 
+use serde_json::Value;
 use serde_json::json;
 use xvs::Instance;
+use xvs::PutBack;
 
 use crate::global::Global;
 
 /// Remove what an instance whose process is dead left behind
 ///
 /// Its program was detached when the process died; the pins of its maps go
-/// now. An instance whose process lives is left alone: stop the process.
+/// now, and the receive offloads that it had turned off are turned on again, in
+/// this network namespace. An instance whose process lives is left alone: stop
+/// the process.
 #[derive(clap::Args)]
 pub struct Args {
     /// Print JSON
@@ -26,15 +30,37 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         .map_err(|error| global.with_others(error))?;
     let mut out = io::stdout().lock();
     if args.json {
+        let offloads: Vec<Value> = detached
+            .offloads
+            .iter()
+            .map(|put_back| {
+                json!({
+                    "interface": put_back.interface,
+                    "offload": put_back.offload.name(),
+                    "on": put_back.on,
+                })
+            })
+            .collect();
         let object = json!({
             "type": "detached",
             "instance": global.instance,
             "pins": detached.pins,
+            "offloads": offloads,
         });
         writeln!(out, "{object}")?;
         return Ok(ExitCode::SUCCESS);
     }
     let pins = detached.pins.join(", ");
     writeln!(out, "instance `{}`: removed the pins {pins}", global.instance)?;
+    for PutBack { interface, offload, on, .. } in &detached.offloads {
+        match on {
+            true => writeln!(out, "interface `{interface}`: {offload} is on again")?,
+            false => writeln!(
+                out,
+                "interface `{interface}`: {offload} stays off; where the interface is, \
+                 `ethtool -K {interface} {offload} on` turns it on"
+            )?,
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }

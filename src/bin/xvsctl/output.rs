@@ -12,6 +12,7 @@ use xvs::DestinationExtended;
 use xvs::Flow;
 use xvs::Instance;
 use xvs::Interface;
+use xvs::Offload;
 use xvs::Reasons;
 use xvs::ServiceKey;
 use xvs::Stats;
@@ -102,6 +103,11 @@ pub fn destination(of: &ServiceKey, destination: &DestinationExtended, links: &L
         "interface_index": destination.interface,
         "stats": stats(&destination.stats),
     })
+}
+
+/// Their names, as `ethtool -K` takes them.
+pub fn offloads(offloads: &[Offload]) -> Value {
+    offloads.iter().map(|offload| offload.name()).collect()
 }
 
 pub fn flow(flow: &Flow) -> Value {

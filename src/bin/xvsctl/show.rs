@@ -144,6 +144,8 @@ fn info_object(info: &Info, vips: &[Vip], links: &Links) -> Value {
                 "name": interface.name,
                 "index": interface.index,
                 "mode": words::mode(interface.mode),
+                "offloads_off": output::offloads(&interface.offloads_off),
+                "offloads_on": output::offloads(&interface.offloads_on),
                 "attached": link.map(|link| link.xdp.is_some()),
                 "up": link.map(|link| link.up),
                 "mtu": link.map(|link| link.mtu),
@@ -299,13 +301,14 @@ fn info_table(info: &Info, vips: &[Vip], links: &Links, out: &mut impl Write) ->
 
 fn interface_line(interface: &Interface, links: &Links) -> String {
     let mode = words::mode(interface.mode);
+    let offloads = words::offloads(&interface.offloads_off, &interface.offloads_on);
     let Some(link) = links.find(interface) else {
-        return format!("{}: {mode}, not in this network namespace", interface.name);
+        return format!("{}: {mode}, not in this network namespace{offloads}", interface.name);
     };
     let down = if link.up { "" } else { ", DOWN" };
     let detached = if link.xdp.is_some() { "" } else { ", NOT ATTACHED" };
     format!(
-        "{}: {mode}{down}{detached}, driver {}, {} rx and {} tx queues, MTU {}",
+        "{}: {mode}{down}{detached}, driver {}, {} rx and {} tx queues, MTU {}{offloads}",
         interface.name,
         link.driver.as_deref().unwrap_or("unknown"),
         link.rx_queues,

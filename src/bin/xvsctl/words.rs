@@ -6,6 +6,7 @@ use std::time::Duration;
 use xvs::DestinationStatus;
 use xvs::FlowState;
 use xvs::Mode;
+use xvs::Offload;
 use xvs::Reasons;
 use xvs::ServiceStatus;
 use xvs::Verdict;
@@ -62,6 +63,19 @@ pub fn mode(mode: Mode) -> &'static str {
         Mode::Native => "native",
         Mode::Generic => "generic",
     }
+}
+
+/// What was turned off on an interface and what could not be, to go on a line
+/// about it.
+pub fn offloads(off: &[Offload], on: &[Offload]) -> String {
+    let list = |label: &str, offloads: &[Offload]| match offloads {
+        [] => String::new(),
+        _ => {
+            let names: Vec<&str> = offloads.iter().map(|offload| offload.name()).collect();
+            format!("; {label}: {}", names.join(", "))
+        }
+    };
+    list("turned off", off) + &list("ON, cannot be turned off", on)
 }
 
 pub fn flow_state(state: FlowState) -> &'static str {
@@ -183,6 +197,16 @@ mod tests {
         assert_eq!(outcome("too_big_replied"), Outcome::Answered);
         assert_eq!(outcome("too_big_limited"), Outcome::Dropped);
         assert_eq!(outcome("no_service"), Outcome::Dropped);
+    }
+
+    #[test]
+    fn offloads_are_told_if_there_are_any() {
+        let [tags, lro, gro] = Offload::ALL;
+        assert_eq!(offloads(&[], &[]), "");
+        assert_eq!(
+            offloads(&[tags, gro], &[lro]),
+            "; turned off: rxvlan, rx-gro-hw; ON, cannot be turned off: lro"
+        );
     }
 
     #[test]

@@ -3,25 +3,26 @@
 use super::*;
 
 #[test]
-fn devices_tell_driver_and_features() {
+fn devices_tell_their_drivers() {
     if !root() {
         return;
     }
     let (a, _b) = pair();
     let snapshot = a.enter(|| Net::new().unwrap().snapshot().unwrap());
-    let va = link(&snapshot, "va").unwrap().clone();
-    let info = a.enter(|| device_info(&va));
-    assert_eq!(info.driver.as_deref(), Some("veth"));
-    if info.lro.is_none() {
-        println!("this kernel tells no features through netlink");
+    let va = link(&snapshot, "va").unwrap();
+    assert_eq!(a.enter(|| driver(va)).as_deref(), Some("veth"));
+}
+
+#[test]
+fn members_tell_their_master() {
+    if !root() {
         return;
     }
-    assert_eq!((info.lro, info.gro_hw), (Some(false), Some(false)));
-    for (setting, expected) in [("on", true), ("off", false)] {
-        a.sh(&format!("ethtool -K va rxvlan {setting}"));
-        let info = a.enter(|| device_info(&va));
-        assert_eq!(info.vlan_strip, Some(expected));
-    }
+    let (a, _b) = pair();
+    a.sh("ip link add br0 type bridge && ip link set va master br0");
+    let snapshot = a.enter(|| Net::new().unwrap().snapshot().unwrap());
+    let (va, bridge) = (link(&snapshot, "va").unwrap(), link(&snapshot, "br0").unwrap());
+    assert_eq!((va.master, bridge.master), (Some(bridge.index), None));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use self::netns::Namespace;
 use super::*;
 
 mod device;
+mod ethtool;
 mod neighbour;
 mod watch;
 

@@ -261,6 +261,9 @@ fn event_object(event: &Event) -> Value {
         Event::GenericMode { interface, reason } => {
             json!({"event": "generic_mode", "interface": interface, "reason": reason})
         }
+        Event::OffloadOn { interface, offload } => {
+            json!({"event": "offload_on", "interface": interface, "offload": offload.name()})
+        }
         Event::Resolved { service, address } => {
             json!({"event": "resolved", "service": service.to_string(), "address": address})
         }
