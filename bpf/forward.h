@@ -61,6 +61,17 @@ static __always_inline int set_link(struct xdp_md *ctx, struct packet *p,
 	return 0;
 }
 
+/* The verdict that sends the packet out by an interface, or XDP_ABORTED where that
+ * is not one of the ports (any more). What a redirect needs is kept for this CPU,
+ * and used only if that is the verdict in the end.
+ */
+static __always_inline int way_out(struct xdp_md *ctx, __u32 ifindex)
+{
+	if (ifindex == ctx->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect_map(&ports, ifindex, XDP_ABORTED);
+}
+
 /* Sends the packet to the server's MAC address. Writes nothing unless it
  * leaves, or there is no room for its tag. The reason is what is counted when it
  * does.
@@ -81,14 +92,15 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 		return XVS_NO_DESTINATION;
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
+	p->verdict = way_out(ctx, ifindex);
+	if (p->verdict == XDP_ABORTED)
+		return XVS_NO_DESTINATION;
 
 	if (p->more)
 		fragment_store(p);
 	decrement_ttl(p);
 	if (set_link(ctx, p, &destination, &source))
 		return XVS_NO_HEADROOM;
-	p->verdict = ifindex == ctx->ingress_ifindex ? XDP_TX :
-						       bpf_redirect(ifindex, 0);
 	return reason;
 }
 

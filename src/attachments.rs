@@ -79,10 +79,13 @@ impl Attachments {
     /// Attaches to what has to have the program, and detaches from what need not
     /// any more; whatever could not be attached to is told.
     pub(crate) fn follow(&mut self, wanted: &[Device], events: &Events) -> Vec<Error> {
-        let before = self.attached.len();
-        self.attached.retain(|attached| wanted.contains(&attached.device));
-        let mut changed = self.attached.len() != before;
-        let mut failures = Vec::new();
+        let unwanted = |attached: &mut Attached| !wanted.contains(&attached.device);
+        let gone: Vec<Attached> = self.attached.extract_if(.., unwanted).collect();
+        let mut changed = !gone.is_empty();
+        // The kernel took it out if the interface itself is gone.
+        let removed = gone.iter().map(|gone| self.maps.ports.remove(gone.device.index));
+        let mut failures: Vec<Error> = removed.filter_map(Result::err).collect();
+        drop(gone);
         for device in wanted {
             if self.attached.iter().any(|attached| attached.device == *device) {
                 continue;
@@ -157,6 +160,7 @@ impl Attachments {
                 return Err(Error::NativeUnsupported { interface: interface(), source });
             }
         };
+        let () = self.maps.ports.insert(device.index)?;
         self.attached.push(Attached { device: device.clone(), _attachment: attachment });
         Ok(())
     }
@@ -171,6 +175,8 @@ impl Attachments {
 
     fn detach(&mut self) {
         while let Some(Attached { device, .. }) = self.attached.pop() {
+            // An interface that stays there is no harm: it gets no packets.
+            let _ = self.maps.ports.remove(device.index);
             self.pause_before(&device);
         }
     }

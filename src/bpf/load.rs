@@ -127,6 +127,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.tables, "tables"),
         (&mut maps.vip_ids, "vip_ids"),
         (&mut maps.fragments, "fragments"),
+        (&mut maps.ports, "ports"),
         (&mut maps.cpus, "cpus"),
         (&mut maps.traffic, "traffic"),
         (&mut maps.service_refused, "service_refused"),

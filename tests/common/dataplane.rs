@@ -268,6 +268,17 @@ impl Dataplane {
         gate.update(&zero, &record, MapFlags::EXIST).expect("there is one");
     }
 
+    /// The interfaces that the program may redirect to.
+    pub fn ways_out(&self) -> MapHandle {
+        let path = self.pins.join("ports");
+        MapHandle::from_pinned_path(path).expect("the map is pinned by its name")
+    }
+
+    /// The index of one of the balancer's interfaces.
+    pub const fn index(&self, port: Port) -> u32 {
+        self.indices[port as usize]
+    }
+
     /// The instance as another process opens it.
     pub fn reader(&self) -> Instance {
         let bpffs = self.pins.ancestors().nth(2).expect("the folder of instances is in one");
