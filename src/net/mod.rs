@@ -45,7 +45,8 @@ pub(crate) use self::device::device_info;
 pub(crate) use self::device::rp_filter;
 pub use self::mac::InvalidMac;
 pub use self::mac::Mac;
-pub(crate) use self::netdev::runs_xdp;
+pub use self::netdev::XdpFeatures;
+pub(crate) use self::netdev::xdp_features;
 #[cfg(test)]
 pub(crate) use self::snapshot::Address;
 #[cfg(test)]
