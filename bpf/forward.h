@@ -61,15 +61,31 @@ static __always_inline int set_link(struct xdp_md *ctx, struct packet *p,
 	return 0;
 }
 
+/* A packet of so many octets is in one buffer, whatever the driver. */
+#define ONE_BUFFER_MTU 1500
+
 /* The verdict that sends the packet out by an interface, or XDP_ABORTED where that
  * is not one of the ports (any more). What a redirect needs is kept for this CPU,
  * and used only if that is the verdict in the end.
+ *
+ * The kernel drops what a driver cannot send: before v6.3 any frame in several
+ * buffers, b9d460c9245541b13de2369e79688f8e0acc0c3d ("bpf: devmap: check XDP
+ * features in __xdp_enqueue routine"). The MTU becomes what it can send.
  */
-static __always_inline int way_out(struct xdp_md *ctx, __u32 ifindex)
+static __always_inline int way_out(struct xdp_md *ctx, struct packet *p,
+				   __u32 ifindex, __u32 *mtu)
 {
+	int verdict;
+
 	if (ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
-	return bpf_redirect_map(&ports, ifindex, XDP_ABORTED);
+	verdict = bpf_redirect_map(&ports, ifindex, XDP_ABORTED);
+	if (verdict == XDP_ABORTED || in_one_buffer(p))
+		return verdict;
+	verdict = bpf_redirect_map(&frags_ports, ifindex, XDP_ABORTED);
+	if (verdict == XDP_ABORTED && *mtu > ONE_BUFFER_MTU)
+		*mtu = ONE_BUFFER_MTU;
+	return verdict;
 }
 
 /* Sends the packet to the server's MAC address. Writes nothing unless it
@@ -90,9 +106,9 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	/* Addresses of another way are not this one's. */
 	if (!ifindex || READ_ONCE(*(__u64 *)&d->ifindex) != way)
 		return XVS_NO_DESTINATION;
+	p->verdict = way_out(ctx, p, ifindex, &mtu);
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
-	p->verdict = way_out(ctx, ifindex);
 	if (p->verdict == XDP_ABORTED)
 		return XVS_NO_DESTINATION;
 

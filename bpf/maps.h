@@ -152,6 +152,14 @@ struct {
 	__type(value, __u32);
 } ports SEC(".maps");
 
+/* Those of them that send frames which are in several buffers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, XVS_INTERFACES);
+	__type(key, __u32);
+	__type(value, __u32);
+} frags_ports SEC(".maps");
+
 /* Counters, one row of records for each CPU: no CPU writes another's line,
  * and memory goes with the CPUs there are, not with those there could be.
  */

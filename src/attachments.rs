@@ -18,6 +18,7 @@ use crate::bpf::Maps;
 use crate::bpf::program_name;
 use crate::event::Events;
 use crate::net::Snapshot;
+use crate::net::xdp_features;
 use crate::ports;
 use crate::ports::Device;
 use crate::ports::MAX_DEVICES;
@@ -160,8 +161,20 @@ impl Attachments {
                 return Err(Error::NativeUnsupported { interface: interface(), source });
             }
         };
-        let () = self.maps.ports.insert(device.index)?;
+        let () = self.add_way_out(device)?;
         self.attached.push(Attached { device: device.clone(), _attachment: attachment });
+        Ok(())
+    }
+
+    /// Lets packets leave by an interface that the program is on.
+    fn add_way_out(&self, device: &Device) -> Result<()> {
+        let () = self.maps.ports.insert(device.index)?;
+        // In generic mode a frame is a socket buffer, as any other that is sent. Of
+        // native mode most drivers tell only now that they have a program.
+        let features = xdp_features(device.index).ok().flatten();
+        if self.generic || features.is_some_and(|features| features.sends_frags) {
+            let () = self.maps.ports.allow_frags(device.index)?;
+        }
         Ok(())
     }
 

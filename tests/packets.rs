@@ -9,6 +9,7 @@ mod packets {
     pub mod flows;
     pub mod foreign;
     pub mod fragments;
+    pub mod jumbo;
     pub mod network;
     pub mod tagging;
     pub mod transport;
@@ -45,7 +46,7 @@ use packets::tagging::Tagging;
 use packets::world::FAR;
 use packets::world::WEB;
 use packets::world::World;
-use packets::{echo, errors, flows, foreign, fragments, network, transport, ways_out};
+use packets::{echo, errors, flows, foreign, fragments, jumbo, network, transport, ways_out};
 use xvs::Destination;
 use xvs::DestinationStatus;
 use xvs::Options;
@@ -190,6 +191,68 @@ fn a_flow_outlives_an_interface_that_is_down() {
                 status(DestinationStatus::Reachable);
                 dataplane.settle(&service, 1);
                 run(w.case("up again", frame()).forwards("forwarded_flow", server));
+            },
+        );
+    }
+}
+
+/// Frames that are in several buffers are handled like others.
+#[test]
+fn jumbo_frames_come_out_right() {
+    for tagging in [
+        Tagging::default(),
+        Tagging { ingress: Some(0xa007), egress: None },
+        Tagging { ingress: None, egress: Some(9) },
+        Tagging { ingress: Some(0x7fff), egress: Some(0x0801) },
+    ] {
+        Dataplane::with(
+            |options| options,
+            |dataplane| {
+                if !jumbo::works(dataplane) {
+                    return;
+                }
+                for w in [World::v4(), World::v6()] {
+                    w.set_up(dataplane);
+                    dataplane.set_mtu(Port::Lb0, 9000);
+                    dataplane.set_mtu(Port::Lb1, 9000);
+                    let run = |cases: Vec<Case>| {
+                        let results = cases.iter().map(|case| case.run_tagged(dataplane, tagging));
+                        let failed: Vec<String> = results.filter_map(Result::err).collect();
+                        assert!(failed.is_empty(), "{}", failed.join("\n"));
+                    };
+                    run(jumbo::to_where_it_came_from(&w));
+                    run(jumbo::to_one_buffer(&w));
+                    let index = dataplane.index(Port::Lb1).to_ne_bytes();
+                    let ways_out = dataplane.frags_ways_out();
+                    ways_out.update(&index, &index, MapFlags::ANY).expect("lb1 is there");
+                    run(jumbo::to_several_buffers(&w));
+                    ways_out.delete(&index).expect("it was put there");
+                    dataplane.set_mtu(Port::Lb0, 1500);
+                    run(jumbo::too_big(&w));
+                }
+            },
+        );
+    }
+}
+
+/// What a driver puts into the first buffer is its own matter. Nothing is read
+/// or written beyond it.
+#[test]
+fn first_buffers_may_be_short() {
+    for w in [World::v4(), World::v6()] {
+        Dataplane::with(
+            |options| options,
+            |dataplane| {
+                if !jumbo::works(dataplane) {
+                    return;
+                }
+                w.set_up(dataplane);
+                let index = dataplane.index(Port::Lb1).to_ne_bytes();
+                let ways_out = dataplane.frags_ways_out();
+                ways_out.update(&index, &index, MapFlags::ANY).expect("lb1 is there");
+                for tag in [None, Some(0x2000)] {
+                    jumbo::run_split(&w, dataplane, Tagging { ingress: tag, egress: None });
+                }
             },
         );
     }

@@ -64,7 +64,7 @@ impl Maps {
             services: array(path, "services")?,
             tables: TableMemory::new(open(path, "tables")?, path),
             vip_ids: hash(path, "vip_ids")?,
-            ports: Ports::new(hash(path, "ports")?),
+            ports: Ports::new(hash(path, "ports")?, hash(path, "frags_ports")?),
             cpus: array(path, "cpus")?,
             traffic: array(path, "traffic")?,
             service_refused: array(path, "service_refused")?,

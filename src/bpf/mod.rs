@@ -25,6 +25,7 @@ pub(crate) use load::Sizes;
 pub(crate) use maps::Maps;
 pub(crate) use pin::Directory;
 pub(crate) use ports::Ports;
+pub(crate) use probe::has_frags;
 pub(crate) use tables::CHUNK;
 pub(crate) use tables::TableMemory;
 pub(crate) use tables::table_number;
