@@ -1,5 +1,6 @@
 //! The program on interfaces: attached, detached, and told to readers.
 
+use std::io;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
@@ -17,12 +18,18 @@ use crate::bpf::InterfacesRecord;
 use crate::bpf::Maps;
 use crate::bpf::program_name;
 use crate::event::Events;
+use crate::net::Link;
 use crate::net::Snapshot;
+use crate::net::hides_headers;
 use crate::net::xdp_features;
 use crate::ports;
 use crate::ports::Device;
 use crate::ports::MAX_DEVICES;
 use crate::ports::Port;
+
+/// The largest MTU at which most drivers have a whole frame in one page, as
+/// programs need it unless driver and kernel (5.18) have several buffers for one.
+const ONE_PAGE_MTU: u32 = 3_000;
 
 /// The interfaces that the program is on.
 #[derive(Debug)]
@@ -62,11 +69,7 @@ impl Attachments {
         };
         match attachments.attach_ports(ports, observed) {
             Err(Error::NativeUnsupported { interface, source }) if options.mode == Mode::Auto => {
-                let reason = match source.kind() {
-                    ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),
-                    _ => source.to_string(),
-                };
-                events.push(Event::GenericMode { interface, reason });
+                events.push(Event::GenericMode { interface, reason: source.to_string() });
                 attachments.detach();
                 attachments.generic = true;
                 attachments.attach_ports(ports, observed)?;
@@ -80,7 +83,7 @@ impl Attachments {
     /// Attaches to what has to have the program, and detaches from what need not
     /// any more; whatever could not be attached to is told.
     pub(crate) fn follow(&mut self, wanted: &[Device], events: &Events) -> Vec<Error> {
-        let unwanted = |attached: &mut Attached| !wanted.contains(&attached.device);
+        let unwanted = |attached: &mut Attached| !wanted.iter().any(|d| d.is(&attached.device));
         let gone: Vec<Attached> = self.attached.extract_if(.., unwanted).collect();
         let mut changed = !gone.is_empty();
         // The kernel took it out if the interface itself is gone.
@@ -88,7 +91,7 @@ impl Attachments {
         let mut failures: Vec<Error> = removed.filter_map(Result::err).collect();
         drop(gone);
         for device in wanted {
-            if self.attached.iter().any(|attached| attached.device == *device) {
+            if self.attached.iter().any(|attached| attached.device.is(device)) {
                 continue;
             }
             self.pause_before(device);
@@ -114,6 +117,11 @@ impl Attachments {
             // program on one would see no tags: they are taken off before a
             // frame gets from a member to the bond.
             port.split = bond && (self.generic || !self.pause.is_zero());
+            if !self.generic {
+                let link = observed.links.get(&port.index).into_iter();
+                let members = observed.members(port.index).filter(|_| bond);
+                link.chain(members).try_for_each(check_headers)?;
+            }
             match self.attach_devices(port, observed) {
                 // v5.15: 9e2ee5c7e7c3 ("net, bonding: Add XDP support to the
                 // bonding driver"), for some modes of bonds, and if all members can.
@@ -158,6 +166,7 @@ impl Attachments {
                 return Err(Error::Attach { interface: interface(), source });
             }
             Err(source) => {
+                let source = refusal(device, source);
                 return Err(Error::NativeUnsupported { interface: interface(), source });
             }
         };
@@ -215,6 +224,34 @@ impl Drop for Attachments {
     fn drop(&mut self) {
         self.detach();
     }
+}
+
+/// Refuses an interface natively whose driver shows programs no headers.
+fn check_headers(link: &Link) -> Result<()> {
+    if !hides_headers(link.index, link.mtu) {
+        return Ok(());
+    }
+    let interface = link.name.clone();
+    let source = io::Error::other(format!(
+        "headers are not in the first buffer of its frames, until `ethtool --set-priv-flags \
+         {interface} rx_striding_rq off`"
+    ));
+    Err(Error::NativeUnsupported { interface, source })
+}
+
+/// Why an interface takes no native program, as far as can be told.
+fn refusal(device: &Device, source: io::Error) -> io::Error {
+    let kind = source.kind();
+    let said = match kind {
+        ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),
+        _ => source.to_string(),
+    };
+    if device.mtu <= ONE_PAGE_MTU {
+        return io::Error::new(kind, said);
+    }
+    let mtu = device.mtu;
+    let mtu = format!("its MTU of {mtu} may be too large, most drivers take {ONE_PAGE_MTU}");
+    io::Error::new(kind, format!("{said}; {mtu}"))
 }
 
 /// Refuses ports that have an XDP program already, whosever it is; of a bond also

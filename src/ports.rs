@@ -31,7 +31,7 @@ pub(crate) struct Port {
 }
 
 /// An interface that the program has to be on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Device {
     /// Its index.
     pub(crate) index: u32,
@@ -39,6 +39,8 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// The bond of which it is one of several with the program.
     pub(crate) bond: Option<u32>,
+    /// Its present MTU.
+    pub(crate) mtu: u32,
 }
 
 /// How frames of an interface leave: by which port, in which VLAN.
@@ -52,6 +54,13 @@ pub(crate) struct Exit {
 
 /// The protocol of the tags that are understood (IEEE 802.1Q).
 const TAG_PROTOCOL: u16 = 0x8100;
+
+impl Device {
+    /// Whether the program is there already if it is on the other one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.index == other.index && self.name == other.name && self.bond == other.bond
+    }
+}
 
 impl Port {
     /// Finds the port again when its interface was removed and made anew.
@@ -71,7 +80,12 @@ impl Port {
     /// The interfaces that the program has to be on.
     pub(crate) fn devices(&self, snapshot: &Snapshot) -> Vec<Device> {
         let bond = self.split.then_some(self.index);
-        let device = |link: &Link| Device { index: link.index, name: link.name.clone(), bond };
+        let device = |link: &Link| Device {
+            index: link.index,
+            name: link.name.clone(),
+            bond,
+            mtu: link.mtu,
+        };
         match bond {
             Some(bond) => snapshot.members(bond).map(device).collect(),
             None => snapshot.links.get(&self.index).into_iter().map(device).collect(),

@@ -33,6 +33,16 @@ pub(crate) fn device_info(link: &Link) -> DeviceInfo {
     }
 }
 
+/// Whether programs get no header to see of frames in several buffers, as those of
+/// this MTU are: what a program can look into is empty then. 6.4: f52ac7028bec
+/// ("net/mlx5e: RX, Add XDP multi-buffer support in Striding RQ").
+pub(crate) fn hides_headers(index: u32, mtu: u32) -> bool {
+    /// Of mlx5 with pages of 4 KiB.
+    const ONE_BUFFER_MTU: u32 = 3_498;
+    let flags = || ethtool::active_private_flags(index).ok().flatten();
+    mtu > ONE_BUFFER_MTU && flags().is_some_and(|flags| flags.contains("rx_striding_rq"))
+}
+
 /// How strictly IPv4 sources are checked on the interface: 0 not, 1 strictly,
 /// 2 loosely. The larger of its own setting and that for all counts
 /// (ip-sysctl, `rp_filter`).

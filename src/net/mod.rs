@@ -42,6 +42,7 @@ use crate::Error;
 use crate::Result;
 
 pub(crate) use self::device::device_info;
+pub(crate) use self::device::hides_headers;
 pub(crate) use self::device::rp_filter;
 pub use self::mac::InvalidMac;
 pub use self::mac::Mac;

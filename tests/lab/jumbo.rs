@@ -154,3 +154,17 @@ fn clients_of_another_interface_are_told_what_can_be_redirected() {
         assert!(route.contains("mtu 1500"), "{route}");
     }
 }
+
+/// Without frames of several buffers it is generic mode, and that is said.
+#[test]
+fn what_takes_no_jumbo_frames_is_named() {
+    let lab = Lab::new(1);
+    lab.lb.sh("ip link add bare type bridge && ip link set bare up mtu 9000");
+    let options = lab.options().mode(Mode::Native);
+    let refused = lab.balancer_with(options, &["eth0", "bare"]).expect_err("no native XDP");
+    assert!(refused.to_string().contains("its MTU of 9000"), "{refused}");
+    let options = lab.options().mode(Mode::Auto);
+    let balancer = lab.balancer_with(options, &["eth0", "bare"]).expect("generic works");
+    let events: Vec<String> = balancer.events().iter().map(ToString::to_string).collect();
+    assert!(events.iter().any(|event| event.contains("its MTU of 9000")), "{events:?}");
+}
