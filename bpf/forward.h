@@ -97,19 +97,22 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 {
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
 	__u64 way = READ_ONCE(*(__u64 *)&d->ifindex);
-	/* Each address is read as one word: it may be changing. */
-	union mac destination = { READ_ONCE(*(__u64 *)d->mac) };
-	union mac source = { READ_ONCE(*(__u64 *)d->source_mac) };
+	union mac destination, source;
 	__u32 ifindex = way;
 	__u32 mtu = way >> 32;
 
-	/* Addresses of another way are not this one's. */
-	if (!ifindex || READ_ONCE(*(__u64 *)&d->ifindex) != way)
+	if (!ifindex)
 		return XVS_NO_DESTINATION;
 	p->verdict = way_out(ctx, p, ifindex, &mtu);
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
-	if (p->verdict == XDP_ABORTED)
+	/* Each address is read as one word: it may be changing. Those of another
+	 * way are not this one's.
+	 */
+	destination.word = READ_ONCE(*(__u64 *)d->mac);
+	source.word = READ_ONCE(*(__u64 *)d->source_mac);
+	if (p->verdict == XDP_ABORTED ||
+	    READ_ONCE(*(__u64 *)&d->ifindex) != way)
 		return XVS_NO_DESTINATION;
 
 	if (p->more)

@@ -256,17 +256,24 @@ static __always_inline bool gate_admits(struct xvs_gate *gate,
 	       !gate_has_backup(gate, ctx);
 }
 
-/* Whether the frame has all of a packet of so many octets. From v5.18 on it may be
- * in several buffers: c2f2cdbeffda7b153c19e0f3d73149c41026c0db ("bpf: introduce
- * BPF_F_XDP_HAS_FRAGS flag in prog_flags loading the ebpf program"). Headers are
- * in the first one, which is all that a program can look into.
+/* Whether frames may be in several buffers. Kernels that have that also have atomic
+ * exchanges: v5.18: c2f2cdbeffda7b153c19e0f3d73149c41026c0db ("bpf: introduce
+ * BPF_F_XDP_HAS_FRAGS flag in prog_flags loading the ebpf program").
+ */
+static __always_inline bool has_frags(struct packet *p)
+{
+	return p->exchange && settings.frags;
+}
+
+/* Whether the frame has all of a packet of so many octets. Headers are in its first
+ * buffer, which is all that a program can look into.
  */
 static __always_inline bool frame_has(struct xdp_md *ctx, struct packet *p,
 				      void *ip, __u32 length)
 {
 	if (ip + length <= p->end)
 		return true;
-	return settings.frags &&
+	return has_frags(p) &&
 	       sizeof(*p->eth) + p->tag + length <= bpf_xdp_get_buff_len(ctx);
 }
 
@@ -275,8 +282,7 @@ static __always_inline bool in_one_buffer(struct packet *p)
 {
 	__u64 octets = p->end - (void *)p->eth;
 
-	return !settings.frags ||
-	       sizeof(*p->eth) + p->tag + p->length <= octets;
+	return !has_frags(p) || sizeof(*p->eth) + p->tag + p->length <= octets;
 }
 
 /* IP. The frame is not for a VIP, or the packet's addresses are in the key, even

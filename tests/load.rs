@@ -24,6 +24,10 @@ mod xdp;
 /// of that has room for what other kernels and compilers make of it.
 const MOST: u64 = 500_000;
 
+/// Octets of stack that a program may use itself. Old kernels round them and those of
+/// what it calls up to 32 each, and take 512 in all.
+const STACK: u64 = 480;
+
 /// Octets of `struct xvs_settings`, the constants of the data plane, and where
 /// `frags` is in it.
 const SETTINGS: usize = 80;
@@ -168,4 +172,9 @@ fn check(name: &str, log: &str, octets: u32) {
     let microseconds = number(log, "verification time ", " usec");
     println!("{name}: {instructions} instructions, {microseconds} us, {octets} octets");
     assert!(instructions <= MOST, "{name} takes more than {MOST} instructions");
+    // Of the program itself, then of what it calls.
+    let (_, stack) = log.split_once("stack depth ").expect("the log tells it");
+    let stack = stack.split(|c: char| !c.is_ascii_digit()).next();
+    let stack: u64 = stack.and_then(|number| number.parse().ok()).expect("a number");
+    assert!(stack <= STACK, "{name} uses {stack} octets of stack, {STACK} are all there are");
 }
