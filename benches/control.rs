@@ -34,6 +34,9 @@ mod maglev;
 #[path = "../tests/common/netns.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod netns;
+#[path = "../tests/common/xdp.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
+mod xdp;
 
 use harness::FRAME;
 use harness::Harness;

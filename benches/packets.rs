@@ -36,6 +36,9 @@ mod packets {
 #[path = "../tests/common/netns.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod netns;
+#[path = "../tests/common/xdp.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
+mod xdp;
 
 use netns::Namespace;
 use packets::baseline;

@@ -61,6 +61,33 @@ static __always_inline int set_link(struct xdp_md *ctx, struct packet *p,
 	return 0;
 }
 
+/* A packet of so many octets is in one buffer, whatever the driver. */
+#define ONE_BUFFER_MTU 1500
+
+/* The verdict that sends the packet out by an interface, or XDP_ABORTED where that
+ * is not one of the ports (any more). What a redirect needs is kept for this CPU,
+ * and used only if that is the verdict in the end.
+ *
+ * The kernel drops what a driver cannot send: before v6.3 any frame in several
+ * buffers, b9d460c9245541b13de2369e79688f8e0acc0c3d ("bpf: devmap: check XDP
+ * features in __xdp_enqueue routine"). The MTU becomes what it can send.
+ */
+static __always_inline int way_out(struct xdp_md *ctx, struct packet *p,
+				   __u32 ifindex, __u32 *mtu)
+{
+	int verdict;
+
+	if (ifindex == ctx->ingress_ifindex)
+		return XDP_TX;
+	verdict = bpf_redirect_map(&ports, ifindex, XDP_ABORTED);
+	if (verdict == XDP_ABORTED || in_one_buffer(p))
+		return verdict;
+	verdict = bpf_redirect_map(&frags_ports, ifindex, XDP_ABORTED);
+	if (verdict == XDP_ABORTED && *mtu > ONE_BUFFER_MTU)
+		*mtu = ONE_BUFFER_MTU;
+	return verdict;
+}
+
 /* Sends the packet to the server's MAC address. Writes nothing unless it
  * leaves, or there is no room for its tag. The reason is what is counted when it
  * does.
@@ -70,25 +97,29 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 {
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
 	__u64 way = READ_ONCE(*(__u64 *)&d->ifindex);
-	/* Each address is read as one word: it may be changing. */
-	union mac destination = { READ_ONCE(*(__u64 *)d->mac) };
-	union mac source = { READ_ONCE(*(__u64 *)d->source_mac) };
+	union mac destination, source;
 	__u32 ifindex = way;
 	__u32 mtu = way >> 32;
 
-	/* Addresses of another way are not this one's. */
-	if (!ifindex || READ_ONCE(*(__u64 *)&d->ifindex) != way)
+	if (!ifindex)
 		return XVS_NO_DESTINATION;
+	p->verdict = way_out(ctx, p, ifindex, &mtu);
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
+	/* Each address is read as one word: it may be changing. Those of another
+	 * way are not this one's.
+	 */
+	destination.word = READ_ONCE(*(__u64 *)d->mac);
+	source.word = READ_ONCE(*(__u64 *)d->source_mac);
+	if (p->verdict == XDP_ABORTED ||
+	    READ_ONCE(*(__u64 *)&d->ifindex) != way)
+		return XVS_NO_DESTINATION;
 
 	if (p->more)
 		fragment_store(p);
 	decrement_ttl(p);
 	if (set_link(ctx, p, &destination, &source))
 		return XVS_NO_HEADROOM;
-	p->verdict = ifindex == ctx->ingress_ifindex ? XDP_TX :
-						       bpf_redirect(ifindex, 0);
 	return reason;
 }
 

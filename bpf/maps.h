@@ -140,6 +140,26 @@ struct {
 	__type(value, struct xvs_fragment);
 } fragments SEC(".maps");
 
+/* The interfaces that packets may leave by, by index. The kernel takes an entry out
+ * when its interface goes: 6f9d451ab1a3 ("xdp: Add devmap_hash map type for
+ * looking up devices by hashed index"), ce197d83a9fc ("xdp: Handle device
+ * unregister for devmap_hash map type").
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, XVS_INTERFACES);
+	__type(key, __u32);
+	__type(value, __u32);
+} ports SEC(".maps");
+
+/* Those of them that send frames which are in several buffers. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, XVS_INTERFACES);
+	__type(key, __u32);
+	__type(value, __u32);
+} frags_ports SEC(".maps");
+
 /* Counters, one row of records for each CPU: no CPU writes another's line,
  * and memory goes with the CPUs there are, not with those there could be.
  */

@@ -45,7 +45,7 @@ struct packet {
 		struct ipv6hdr *ip6;
 	};
 	void *transport;
-	void *end;
+	void *end; /* of the frame's first buffer */
 	/* 4 or 6, in a whole word: so the verifier of every kernel remembers
 	 * which of the headers it has seen the bounds of.
 	 */
@@ -256,6 +256,35 @@ static __always_inline bool gate_admits(struct xvs_gate *gate,
 	       !gate_has_backup(gate, ctx);
 }
 
+/* Whether frames may be in several buffers. Kernels that have that also have atomic
+ * exchanges: v5.18: c2f2cdbeffda7b153c19e0f3d73149c41026c0db ("bpf: introduce
+ * BPF_F_XDP_HAS_FRAGS flag in prog_flags loading the ebpf program").
+ */
+static __always_inline bool has_frags(struct packet *p)
+{
+	return p->exchange && settings.frags;
+}
+
+/* Whether the frame has all of a packet of so many octets. Headers are in its first
+ * buffer, which is all that a program can look into.
+ */
+static __always_inline bool frame_has(struct xdp_md *ctx, struct packet *p,
+				      void *ip, __u32 length)
+{
+	if (ip + length <= p->end)
+		return true;
+	return has_frags(p) &&
+	       sizeof(*p->eth) + p->tag + length <= bpf_xdp_get_buff_len(ctx);
+}
+
+/* Whether all of the packet is in the frame's first buffer. */
+static __always_inline bool in_one_buffer(struct packet *p)
+{
+	__u64 octets = p->end - (void *)p->eth;
+
+	return !has_frags(p) || sizeof(*p->eth) + p->tag + p->length <= octets;
+}
+
 /* IP. The frame is not for a VIP, or the packet's addresses are in the key, even
  * when it is malformed.
  */
@@ -277,7 +306,7 @@ static __always_inline int parse_ip4(struct xdp_md *ctx, struct packet *p,
 	header = ip->ihl * 4;
 	p->length = host16(ip->tot_len);
 	if (ip->version != 4 || header < sizeof(*ip) || p->length < header ||
-	    (void *)ip + p->length > p->end)
+	    !frame_has(ctx, p, ip, p->length))
 		return XVS_MALFORMED;
 
 	p->protocol = ip->protocol;
@@ -315,9 +344,9 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 		return XVS_OTHER_HOST;
 
 	payload = host16(ip->payload_len);
-	if (ip->version != 6 || !payload || (void *)(ip + 1) + payload > p->end)
-		return XVS_MALFORMED;
 	p->length = sizeof(*ip) + payload;
+	if (ip->version != 6 || !payload || !frame_has(ctx, p, ip, p->length))
+		return XVS_MALFORMED;
 
 	walk.offset = sizeof(*p->eth) + p->tag + sizeof(*ip);
 	walk.left = payload;

@@ -130,7 +130,8 @@ static __always_inline bool icmp_permitted(struct xvs_cpu *cpu)
  */
 static __always_inline int reshape(struct xdp_md *ctx, int room, int whole)
 {
-	int length = ctx->data_end - ctx->data;
+	int length = settings.frags ? (int)bpf_xdp_get_buff_len(ctx) :
+				      (int)(ctx->data_end - ctx->data);
 
 	if (bpf_xdp_adjust_head(ctx, -room))
 		return -1;

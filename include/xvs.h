@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 6,
+	XVS_LAYOUT_VERSION = 4,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -146,7 +146,8 @@ struct xvs_settings {
 	__u32 services;	    /* ids are below this */
 	__u32 destinations; /* slots are below this */
 	__u32 cpus;	    /* CPUs that have counters of their own */
-	__u32 pad;
+	/* 1: a frame may be in several buffers. */
+	__u32 frags;
 	__u64 jiffy_ns;	     /* ns in one of the kernel's jiffies */
 	__u64 icmp_interval; /* ns between ICMP errors of one CPU */
 	__u64 icmp_burst;    /* ns that a CPU may be ahead of that */

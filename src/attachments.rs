@@ -1,5 +1,6 @@
 //! The program on interfaces: attached, detached, and told to readers.
 
+use std::io;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
@@ -18,13 +19,20 @@ use crate::bpf::Maps;
 use crate::bpf::name_record;
 use crate::bpf::program_name;
 use crate::event::Events;
+use crate::net::Link;
 use crate::net::Snapshot;
+use crate::net::hides_headers;
+use crate::net::xdp_features;
 use crate::offloads::Offloads;
 use crate::offloads::TurnedOff;
 use crate::ports;
 use crate::ports::Device;
 use crate::ports::MAX_DEVICES;
 use crate::ports::Port;
+
+/// The largest MTU at which most drivers have a whole frame in one page, as
+/// programs need it unless driver and kernel (5.18) have several buffers for one.
+const ONE_PAGE_MTU: u32 = 3_000;
 
 /// The interfaces that the program is on.
 #[derive(Debug)]
@@ -68,11 +76,7 @@ impl Attachments {
         };
         match attachments.attach_ports(ports, observed) {
             Err(Error::NativeUnsupported { interface, source }) if options.mode == Mode::Auto => {
-                let reason = match source.kind() {
-                    ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),
-                    _ => source.to_string(),
-                };
-                events.push(Event::GenericMode { interface, reason });
+                events.push(Event::GenericMode { interface, reason: source.to_string() });
                 attachments.detach();
                 attachments.generic = true;
                 attachments.attach_ports(ports, observed)?;
@@ -86,14 +90,17 @@ impl Attachments {
     /// Attaches to what has to have the program, and detaches from what need not
     /// any more; whatever could not be attached to is told.
     pub(crate) fn follow(&mut self, wanted: &[Device], events: &Events) -> Vec<Error> {
-        let before = self.attached.len();
-        let is_wanted = |attached: &Attached| wanted.iter().any(|d| d.is(&attached.device));
-        self.attached.retain(is_wanted);
-        let mut changed = self.attached.len() != before;
-        let mut failures = Vec::new();
+        let unwanted = |attached: &mut Attached| !wanted.iter().any(|d| d.is(&attached.device));
+        let gone: Vec<Attached> = self.attached.extract_if(.., unwanted).collect();
+        let mut changed = !gone.is_empty();
+        // The kernel took it out if the interface itself is gone.
+        let removed = gone.iter().map(|gone| self.maps.ports.remove(gone.device.index));
+        let mut failures: Vec<Error> = removed.filter_map(Result::err).collect();
+        drop(gone);
         for device in wanted {
             if let Some(attached) = self.attached.iter_mut().find(|a| device.is(&a.device)) {
-                attached.follow_cards(device, &self.offloads);
+                changed |= attached.device.name != device.name;
+                attached.follow(device, &self.offloads);
                 continue;
             }
             self.pause_before(device);
@@ -119,6 +126,11 @@ impl Attachments {
             // program on one would see no tags: they are taken off before a
             // frame gets from a member to the bond.
             port.split = bond && (self.generic || !self.pause.is_zero());
+            if !self.generic {
+                let link = observed.links.get(&port.index).into_iter();
+                let members = observed.members(port.index).filter(|_| bond);
+                link.chain(members).try_for_each(check_headers)?;
+            }
             match self.attach_devices(port, observed) {
                 // v5.15: 9e2ee5c7e7c3 ("net, bonding: Add XDP support to the
                 // bonding driver"), for some modes of bonds, and if all members can.
@@ -166,11 +178,25 @@ impl Attachments {
                 return Err(Error::Attach { interface: interface(), source });
             }
             Err(source) => {
+                let source = refusal(device, source);
                 return Err(Error::NativeUnsupported { interface: interface(), source });
             }
         };
+        let () = self.add_way_out(device)?;
         let device = device.clone();
         self.attached.push(Attached { _attachment: attachment, offloads, device });
+        Ok(())
+    }
+
+    /// Lets packets leave by an interface that the program is on.
+    fn add_way_out(&self, device: &Device) -> Result<()> {
+        let () = self.maps.ports.insert(device.index)?;
+        // In generic mode a frame is a socket buffer, as any other that is sent. Of
+        // native mode most drivers tell only now that they have a program.
+        let features = xdp_features(device.index).ok().flatten();
+        if self.generic || features.is_some_and(|features| features.sends_frags) {
+            let () = self.maps.ports.allow_frags(device.index)?;
+        }
         Ok(())
     }
 
@@ -184,6 +210,8 @@ impl Attachments {
 
     fn detach(&mut self) {
         while let Some(Attached { device, .. }) = self.attached.pop() {
+            // An interface that stays there is no harm: it gets no packets.
+            let _ = self.maps.ports.remove(device.index);
             self.pause_before(&device);
         }
     }
@@ -203,19 +231,16 @@ impl Attachments {
 }
 
 impl Attached {
-    /// Turns offloads off on members that have joined its bond, and on again on
-    /// those that have left.
-    fn follow_cards(&mut self, wanted: &Device, offloads: &Arc<Offloads>) {
-        if self.device.cards == wanted.cards {
-            return;
-        }
+    /// Takes another name, and turns offloads off on members that have joined its
+    /// bond, and on again on those that have left.
+    fn follow(&mut self, wanted: &Device, offloads: &Arc<Offloads>) {
         self.offloads.retain(|off| wanted.cards.contains(&off.card));
         for card in &wanted.cards {
             if !self.device.cards.contains(card) {
                 self.offloads.push(offloads.turn_off(card, wanted.index));
             }
         }
-        self.device.cards.clone_from(&wanted.cards);
+        self.device.clone_from(wanted);
     }
 }
 
@@ -223,6 +248,34 @@ impl Drop for Attachments {
     fn drop(&mut self) {
         self.detach();
     }
+}
+
+/// Refuses an interface natively whose driver shows programs no headers.
+fn check_headers(link: &Link) -> Result<()> {
+    if !hides_headers(link.index, link.mtu) {
+        return Ok(());
+    }
+    let interface = link.name.clone();
+    let source = io::Error::other(format!(
+        "headers are not in the first buffer of its frames, until `ethtool --set-priv-flags \
+         {interface} rx_striding_rq off`"
+    ));
+    Err(Error::NativeUnsupported { interface, source })
+}
+
+/// Why an interface takes no native program, as far as can be told.
+fn refusal(device: &Device, source: io::Error) -> io::Error {
+    let kind = source.kind();
+    let said = match kind {
+        ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),
+        _ => source.to_string(),
+    };
+    if device.mtu <= ONE_PAGE_MTU {
+        return io::Error::new(kind, said);
+    }
+    let mtu = device.mtu;
+    let mtu = format!("its MTU of {mtu} may be too large, most drivers take {ONE_PAGE_MTU}");
+    io::Error::new(kind, format!("{said}; {mtu}"))
 }
 
 /// Refuses ports that have an XDP program already, whosever it is; of a bond also

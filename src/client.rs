@@ -43,6 +43,7 @@ use crate::bpf::Settings;
 use crate::bpf::Sizes;
 use crate::bpf::Tables;
 use crate::bpf::Tick;
+use crate::bpf::has_frags;
 use crate::census;
 use crate::clock::jiffy_ns;
 use crate::clock::now_ns;
@@ -440,11 +441,11 @@ fn settings(options: &Options) -> Result<Settings> {
         services: options.services + 1,
         destinations: options.destinations + 1,
         cpus: host::cpus()?,
+        frags: u32::from(has_frags()),
         jiffy_ns: jiffy_ns(),
         icmp_interval: interval,
         // A tenth of a second's worth at once.
         icmp_burst: 100_000_000,
-        ..Default::default()
     })
 }
 

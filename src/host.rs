@@ -13,10 +13,11 @@ use crate::Offload;
 use crate::Result;
 use crate::net::Ethtool;
 use crate::net::Net;
+pub use crate::net::XdpFeatures;
 use crate::net::XdpMode;
 use crate::net::driver;
 use crate::net::rp_filter;
-use crate::net::runs_xdp;
+use crate::net::xdp_features;
 
 /// The oldest kernel that works.
 const OLDEST: (u32, u32) = (5, 10);
@@ -120,11 +121,10 @@ pub fn neighbours() -> Result<Vec<NeighbourInfo>> {
         .collect())
 }
 
-/// Whether the driver of an interface runs native XDP programs, which it is
-/// asked without attaching one; `None` where the kernel does not tell (before
-/// 6.3).
-pub fn native_xdp(index: u32) -> Result<Option<bool>> {
-    runs_xdp(index)
+/// What XDP the driver of an interface does, which it is asked without
+/// attaching a program; `None` where the kernel does not tell (before 6.3).
+pub fn native_xdp(index: u32) -> Result<Option<XdpFeatures>> {
+    xdp_features(index)
         .map_err(|source| Error::Netlink { request: "XDP features", source: source.into() })
 }
 

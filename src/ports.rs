@@ -31,7 +31,7 @@ pub(crate) struct Port {
 }
 
 /// An interface that the program has to be on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Device {
     /// Its index.
     pub(crate) index: u32,
@@ -39,6 +39,8 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// The bond of which it is one of several with the program.
     pub(crate) bond: Option<u32>,
+    /// Its present MTU.
+    pub(crate) mtu: u32,
     /// What its frames come in by: itself, or the members of a bond.
     pub(crate) cards: Vec<Card>,
 }
@@ -94,6 +96,7 @@ impl Port {
             index: link.index,
             name: link.name.clone(),
             bond,
+            mtu: link.mtu,
             cards: match is_bond(link) {
                 true => snapshot.members(link.index).map(card).collect(),
                 false => vec![card(link)],

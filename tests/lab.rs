@@ -22,6 +22,8 @@ mod capabilities;
 mod connections;
 #[path = "lab/explain.rs"]
 mod explain;
+#[path = "lab/jumbo.rs"]
+mod jumbo;
 #[path = "lab/lifecycle.rs"]
 mod lifecycle;
 #[path = "lab/neighbours.rs"]

@@ -13,9 +13,25 @@ use std::path::PathBuf;
 use libbpf_rs::AsRawLibbpf;
 use libbpf_rs::ObjectBuilder;
 
+#[path = "common/netns.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod netns;
+#[path = "common/xdp.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod xdp;
+
 /// The verifier gives up after a million instructions. What stays within half
 /// of that has room for what other kernels and compilers make of it.
 const MOST: u64 = 500_000;
+
+/// Octets of stack that a program may use itself. Old kernels round them and those of
+/// what it calls up to 32 each, and take 512 in all.
+const STACK: u64 = 480;
+
+/// Octets of `struct xvs_settings`, the constants of the data plane, and where
+/// `frags` is in it.
+const SETTINGS: usize = 80;
+const FRAGS: usize = 52;
 
 /// The objects that the skeletons of this build include.
 fn objects() -> Vec<PathBuf> {
@@ -70,8 +86,13 @@ fn has_exchange() -> bool {
 }
 
 /// An object's programs, loaded with a log of a level: the log of each, and
-/// the octets of its machine code.
-fn load(path: &Path, level: u32, room: usize) -> Result<Vec<(String, String, u32)>, Vec<String>> {
+/// the octets of its machine code. Frames may be in several buffers, or not.
+fn load(
+    path: &Path,
+    frags: bool,
+    level: u32,
+    room: usize,
+) -> Result<Vec<(String, String, u32)>, Vec<String>> {
     let mut open = ObjectBuilder::default().open_file(path).expect("libbpf reads its own output");
     for mut map in open.maps_mut() {
         if !map.name().to_string_lossy().ends_with(".rodata") {
@@ -82,6 +103,9 @@ fn load(path: &Path, level: u32, room: usize) -> Result<Vec<(String, String, u32
         for word in constants.chunks_exact_mut(4).filter(|word| **word == [0; 4]) {
             word.copy_from_slice(&1021_u32.to_ne_bytes());
         }
+        if constants.len() == SETTINGS {
+            constants[FRAGS..][..4].copy_from_slice(&u32::from(frags).to_ne_bytes());
+        }
         map.set_initial_value(&constants).expect("it is as long as before");
     }
     let mut logs = Vec::new();
@@ -90,6 +114,9 @@ fn load(path: &Path, level: u32, room: usize) -> Result<Vec<(String, String, u32
             println!("xvs: not for this kernel, which has no atomic exchanges");
             program.set_autoload(false);
             continue;
+        }
+        if frags {
+            program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
         }
         program.set_log_level(level);
         let mut log = vec![0_u8; room];
@@ -112,23 +139,42 @@ fn load(path: &Path, level: u32, room: usize) -> Result<Vec<(String, String, u32
 #[test]
 fn every_program_is_far_from_the_limit() {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+    let has_frags = xdp::has_frags();
     for object in objects() {
-        // v5.2: 06ee7115b0d1 ("bpf: add verifier stats and log_level bit 2")
-        let Ok(programs) = load(&object, 4, 1 << 16) else {
-            // Once more with what the verifier saw on its way to the fault.
-            for log in load(&object, 1, 1 << 24).expect_err("it failed before") {
-                let lines: Vec<&str> = log.lines().collect();
-                println!("{}", lines[lines.len().saturating_sub(100)..].join("\n"));
+        for (name, log, octets) in loaded(&object, has_frags) {
+            check(&format!("program {name}"), &log, octets);
+        }
+        // As on kernels that have one buffer for a frame.
+        if has_frags {
+            for (name, log, octets) in loaded(&object, false) {
+                check(&format!("without frags, {name}"), &log, octets);
             }
-            panic!("the kernel does not take {}", object.display());
-        };
-        for (name, log, octets) in programs {
-            let instructions = number(&log, "processed ", " insns");
-            let microseconds = number(&log, "verification time ", " usec");
-            println!(
-                "program {name}: {instructions} instructions, {microseconds} us, {octets} octets"
-            );
-            assert!(instructions <= MOST, "{name} takes more than {MOST} instructions");
         }
     }
+}
+
+/// An object's programs with the verifier's account of each.
+fn loaded(object: &Path, frags: bool) -> Vec<(String, String, u32)> {
+    // v5.2: 06ee7115b0d1 ("bpf: add verifier stats and log_level bit 2")
+    if let Ok(programs) = load(object, frags, 4, 1 << 16) {
+        return programs;
+    }
+    // Once more with what the verifier saw on its way to the fault.
+    for log in load(object, frags, 1, 1 << 24).expect_err("it failed before") {
+        let lines: Vec<&str> = log.lines().collect();
+        println!("{}", lines[lines.len().saturating_sub(100)..].join("\n"));
+    }
+    panic!("the kernel does not take {}", object.display());
+}
+
+fn check(name: &str, log: &str, octets: u32) {
+    let instructions = number(log, "processed ", " insns");
+    let microseconds = number(log, "verification time ", " usec");
+    println!("{name}: {instructions} instructions, {microseconds} us, {octets} octets");
+    assert!(instructions <= MOST, "{name} takes more than {MOST} instructions");
+    // Of the program itself, then of what it calls.
+    let (_, stack) = log.split_once("stack depth ").expect("the log tells it");
+    let stack = stack.split(|c: char| !c.is_ascii_digit()).next();
+    let stack: u64 = stack.and_then(|number| number.parse().ok()).expect("a number");
+    assert!(stack <= STACK, "{name} uses {stack} octets of stack, {STACK} are all there are");
 }

@@ -9,6 +9,7 @@ mod packets {
     pub mod flows;
     pub mod foreign;
     pub mod fragments;
+    pub mod jumbo;
     pub mod network;
     pub mod tagging;
     pub mod transport;
@@ -33,6 +34,8 @@ use common::frame::SYN;
 use common::frame::destination_mac;
 use common::frame::tagged;
 use common::netns::sh;
+use libbpf_rs::MapCore;
+use libbpf_rs::MapFlags;
 use nix::sched::CpuSet;
 use nix::sched::sched_setaffinity;
 use nix::unistd::Pid;
@@ -43,7 +46,7 @@ use packets::tagging::Tagging;
 use packets::world::FAR;
 use packets::world::WEB;
 use packets::world::World;
-use packets::{echo, errors, flows, foreign, fragments, network, transport, ways_out};
+use packets::{echo, errors, flows, foreign, fragments, jumbo, network, transport, ways_out};
 use xvs::Destination;
 use xvs::DestinationStatus;
 use xvs::Options;
@@ -191,6 +194,126 @@ fn a_flow_outlives_an_interface_that_is_down() {
             },
         );
     }
+}
+
+/// Frames that are in several buffers are handled like others.
+#[test]
+fn jumbo_frames_come_out_right() {
+    for tagging in [
+        Tagging::default(),
+        Tagging { ingress: Some(0xa007), egress: None },
+        Tagging { ingress: None, egress: Some(9) },
+        Tagging { ingress: Some(0x7fff), egress: Some(0x0801) },
+    ] {
+        Dataplane::with(
+            |options| options,
+            |dataplane| {
+                if !jumbo::works(dataplane) {
+                    return;
+                }
+                for w in [World::v4(), World::v6()] {
+                    w.set_up(dataplane);
+                    dataplane.set_mtu(Port::Lb0, 9000);
+                    dataplane.set_mtu(Port::Lb1, 9000);
+                    let run = |cases: Vec<Case>| {
+                        let results = cases.iter().map(|case| case.run_tagged(dataplane, tagging));
+                        let failed: Vec<String> = results.filter_map(Result::err).collect();
+                        assert!(failed.is_empty(), "{}", failed.join("\n"));
+                    };
+                    run(jumbo::to_where_it_came_from(&w));
+                    run(jumbo::to_one_buffer(&w));
+                    let index = dataplane.index(Port::Lb1).to_ne_bytes();
+                    let ways_out = dataplane.frags_ways_out();
+                    ways_out.update(&index, &index, MapFlags::ANY).expect("lb1 is there");
+                    run(jumbo::to_several_buffers(&w));
+                    ways_out.delete(&index).expect("it was put there");
+                    dataplane.set_mtu(Port::Lb0, 1500);
+                    run(jumbo::too_big(&w));
+                }
+            },
+        );
+    }
+}
+
+/// What a driver puts into the first buffer is its own matter. Nothing is read
+/// or written beyond it.
+#[test]
+fn first_buffers_may_be_short() {
+    for w in [World::v4(), World::v6()] {
+        Dataplane::with(
+            |options| options,
+            |dataplane| {
+                if !jumbo::works(dataplane) {
+                    return;
+                }
+                w.set_up(dataplane);
+                let index = dataplane.index(Port::Lb1).to_ne_bytes();
+                let ways_out = dataplane.frags_ways_out();
+                ways_out.update(&index, &index, MapFlags::ANY).expect("lb1 is there");
+                for tag in [None, Some(0x2000)] {
+                    jumbo::run_split(&w, dataplane, Tagging { ingress: tag, egress: None });
+                }
+            },
+        );
+    }
+}
+
+/// What cannot leave is dropped as it came, and counted.
+#[test]
+fn a_way_out_that_is_gone_is_no_destination() {
+    for w in [World::v4(), World::v6()] {
+        Dataplane::with(
+            |options| options,
+            |dataplane| {
+                w.set_up(dataplane);
+                let run = |case: Case| case.run(dataplane).unwrap_or_else(|e| panic!("{e}"));
+                let segment = |source: u16| w.ip().tcp((source, FAR), ACK, b"x");
+                let source = w.unique();
+                run(w.case("there", segment(source)).forwards("forwarded_new", w.far()));
+
+                let ways_out = dataplane.ways_out();
+                let index = dataplane.index(Port::Lb1).to_ne_bytes();
+                ways_out.delete(&index).expect("the interface is in the map");
+                let gone = |name: &str, frame: Vec<u8>| {
+                    w.case(name, frame).drops("no_destination", w.on_tcp(FAR))
+                };
+                run(gone("a flow", segment(source)).leaves(&w.key(source, FAR), Entry::Open));
+                run(gone("a SYN", w.segment(FAR, SYN)));
+                run(gone("no flow yet", w.segment(FAR, ACK)));
+                let first = w.ip().fragment(1, 0, true);
+                run(gone("a first fragment", first.tcp((w.unique(), FAR), ACK, &[0; 12])));
+                let later = w.ip().fragment(1, 32, false);
+                run(w.case("its rest", later.raw(6, &[0; 8])).drops("fragment_orphan", w.on_vip()));
+                let tagging = Tagging { ingress: Some(0x0002), egress: None };
+                let tagged = gone("a tagged frame", segment(source)).run_tagged(dataplane, tagging);
+                tagged.unwrap_or_else(|e| panic!("{e}"));
+                run(w
+                    .case("another way out", w.segment(WEB, ACK))
+                    .forwards("forwarded_new", w.web()));
+
+                ways_out.update(&index, &index, MapFlags::ANY).expect("the interface is there");
+                run(w.case("there again", segment(source)).forwards("forwarded_flow", w.far()));
+            },
+        );
+    }
+}
+
+/// The kernel keeps no interface for the map's sake.
+#[test]
+fn an_interface_that_goes_is_no_way_out_any_more() {
+    Dataplane::with(
+        |options| options,
+        |dataplane| {
+            let has = |port: Port| {
+                let index = dataplane.index(port).to_ne_bytes();
+                let entry = dataplane.ways_out().lookup(&index, MapFlags::ANY);
+                entry.expect("a lookup").is_some()
+            };
+            assert!(has(Port::Lb0) && has(Port::Lb1));
+            sh("ip link delete lb1");
+            assert!(has(Port::Lb0) && !has(Port::Lb1));
+        },
+    );
 }
 
 /// Each CPU tells only so many clients a second.

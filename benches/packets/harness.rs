@@ -15,10 +15,13 @@ use std::time::Duration;
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
+use libbpf_rs::OpenObject;
 use libbpf_rs::skel::OpenSkel;
 use libbpf_rs::skel::SkelBuilder;
 use nix::time::ClockId;
 use nix::time::clock_gettime;
+
+use crate::xdp::has_frags;
 
 #[allow(unused_imports, rust_2018_idioms, clippy::all)]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::semicolon_if_nothing_returned)]
@@ -28,6 +31,14 @@ mod skeleton {
 
 /// Octets of each frame.
 pub const FRAME: usize = 128;
+
+/// Makes programs take frames as the data plane does. v5.18: f45d5b6ce2e8 ("bpf:
+/// generalise tail call map compatibility check") wants that of who calls whom.
+pub fn take_frags(object: &mut OpenObject) {
+    if has_frags() {
+        object.progs_mut().for_each(|mut p| p.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS));
+    }
+}
 
 /// A program that the wrapper can call.
 #[derive(Clone, Copy)]
@@ -63,10 +74,11 @@ impl Harness {
     /// Loads the wrapper, for packets that come in on this interface.
     pub fn new(interface: &str) -> Self {
         let mut object = MaybeUninit::uninit();
-        let skeleton = skeleton::PacketsSkelBuilder::default()
+        let mut open = skeleton::PacketsSkelBuilder::default()
             .open(&mut object)
-            .and_then(OpenSkel::load)
-            .expect("the wrapper loads");
+            .expect("the wrapper is an object");
+        take_frags(open.open_object_mut());
+        let skeleton = open.load().expect("the wrapper loads");
         let map = |map| MapHandle::try_from(map).expect("the map is loaded");
         let wrapper = skeleton.progs.wrapper.as_fd().try_clone_to_owned();
         let mut harness = Self {

@@ -11,6 +11,7 @@ use libbpf_rs::skel::SkelBuilder;
 use super::harness::Harness;
 use super::harness::Packets;
 use super::harness::Program;
+use super::harness::take_frags;
 use super::measure::ROUNDS;
 use super::measure::XDP_TX;
 
@@ -41,6 +42,7 @@ pub fn measure(harness: &mut Harness, packets: &Packets) -> Vec<Step> {
     (settings.k0, settings.k1) = (0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
     (settings.cpus, settings.divisor) = (cpus, 65_537);
     open.maps.rows.set_max_entries(cpus).expect("the map is not made yet");
+    take_frags(open.open_object_mut());
     let skeleton = open.load().expect("the steps load");
     let maps = &skeleton.maps;
     fill(&maps.services, 1000, |i| [vec![0; 16], i.to_ne_bytes().into()].concat());

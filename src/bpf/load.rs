@@ -104,8 +104,13 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
     }
 
     let exchange = probe::has_exchange();
-    open.progs.xvs.set_autoload(exchange);
-    open.progs.xvs_locks.set_autoload(!exchange);
+    let progs = &mut open.progs;
+    progs.xvs.set_autoload(exchange);
+    progs.xvs_locks.set_autoload(!exchange);
+    if settings.frags != 0 {
+        progs.xvs.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
+        progs.xvs_locks.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
+    }
     let mut skeleton = open.load().map_err(fault)?;
     let pinned = |map: &mut libbpf_rs::MapMut<'_>, name: &'static str| {
         map.pin(directory.pin(name)).map_err(|error| map_fault(name, "pinning", &error))
@@ -128,6 +133,8 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.tables, "tables"),
         (&mut maps.vip_ids, "vip_ids"),
         (&mut maps.fragments, "fragments"),
+        (&mut maps.ports, "ports"),
+        (&mut maps.frags_ports, "frags_ports"),
         (&mut maps.cpus, "cpus"),
         (&mut maps.traffic, "traffic"),
         (&mut maps.service_refused, "service_refused"),

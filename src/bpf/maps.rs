@@ -6,6 +6,7 @@ use libbpf_rs::MapHandle;
 
 use super::Array;
 use super::Hash;
+use super::Ports;
 use super::TableMemory;
 use super::map_fault;
 use super::types::*;
@@ -25,6 +26,7 @@ pub(crate) struct Maps {
     pub(crate) services: Array<ServiceRecord>,
     pub(crate) tables: TableMemory,
     pub(crate) vip_ids: Hash<[u8; 16], u32>,
+    pub(crate) ports: Ports,
     pub(crate) cpus: Array<Cpu>,
     pub(crate) traffic: Array<Traffic>,
     pub(crate) service_refused: Array<Refused>,
@@ -63,6 +65,7 @@ impl Maps {
             services: array(path, "services")?,
             tables: TableMemory::new(open(path, "tables")?, path),
             vip_ids: hash(path, "vip_ids")?,
+            ports: Ports::new(hash(path, "ports")?, hash(path, "frags_ports")?),
             cpus: array(path, "cpus")?,
             traffic: array(path, "traffic")?,
             service_refused: array(path, "service_refused")?,

@@ -3,12 +3,23 @@
 use std::fs;
 use std::path::Path;
 
+use super::Ethtool;
 use super::snapshot::Link;
 use crate::Mac;
 
 /// The name of an interface's driver; of a virtual interface, its kind.
 pub(crate) fn driver(link: &Link) -> Option<String> {
     of_device(link).or_else(|| link.kind.clone())
+}
+
+/// Whether programs get no header to see of frames in several buffers, as those of
+/// this MTU are: what a program can look into is empty then. 6.4: f52ac7028bec
+/// ("net/mlx5e: RX, Add XDP multi-buffer support in Striding RQ").
+pub(crate) fn hides_headers(index: u32, mtu: u32) -> bool {
+    /// Of mlx5 with pages of 4 KiB.
+    const ONE_BUFFER_MTU: u32 = 3_498;
+    let flags = || Ethtool::new().ok()??.private_flags(index).ok();
+    mtu > ONE_BUFFER_MTU && flags().is_some_and(|flags| flags.contains("rx_striding_rq"))
 }
 
 /// How strictly IPv4 sources are checked on the interface: 0 not, 1 strictly,

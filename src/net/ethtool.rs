@@ -14,6 +14,7 @@ use super::genl::Genl;
 // From linux/ethtool_netlink.h.
 const ETHTOOL_MSG_FEATURES_GET: u8 = 11;
 const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
+const ETHTOOL_MSG_PRIVFLAGS_GET: u8 = 13;
 const ETHTOOL_MSG_CHANNELS_GET: u8 = 17;
 /// Since 6.3: 7112a04664bf ("ethtool: add netlink based get rss support").
 const ETHTOOL_MSG_RSS_GET: u8 = 38;
@@ -32,6 +33,8 @@ const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
 const ETHTOOL_A_BITSET_BIT_VALUE: u16 = 3;
+
+const ETHTOOL_A_PRIVFLAGS_FLAGS: u16 = 2;
 
 const ETHTOOL_A_CHANNELS_RX_COUNT: u16 = 6;
 const ETHTOOL_A_CHANNELS_COMBINED_COUNT: u16 = 9;
@@ -84,6 +87,13 @@ impl Ethtool {
     /// The features of an interface.
     pub(crate) fn features(&mut self, index: u32) -> io::Result<Features> {
         Ok(features(&self.get(ETHTOOL_MSG_FEATURES_GET, index)?))
+    }
+
+    /// The names of the driver's own flags that are on.
+    pub(crate) fn private_flags(&mut self, index: u32) -> io::Result<BTreeSet<String>> {
+        let answer = supported(self.get(ETHTOOL_MSG_PRIVFLAGS_GET, index))?;
+        let flags = answer.and_then(|answer| names(&answer, ETHTOOL_A_PRIVFLAGS_FLAGS));
+        Ok(flags.unwrap_or_default())
     }
 
     /// Asks for features to be on (true) or off, and leaves all others as they

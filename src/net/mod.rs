@@ -42,12 +42,14 @@ use crate::Error;
 use crate::Result;
 
 pub(crate) use self::device::driver;
+pub(crate) use self::device::hides_headers;
 pub(crate) use self::device::rp_filter;
 pub(crate) use self::ethtool::Ethtool;
 pub(crate) use self::ethtool::Features;
 pub use self::mac::InvalidMac;
 pub use self::mac::Mac;
-pub(crate) use self::netdev::runs_xdp;
+pub use self::netdev::XdpFeatures;
+pub(crate) use self::netdev::xdp_features;
 #[cfg(test)]
 pub(crate) use self::snapshot::Address;
 #[cfg(test)]

@@ -234,15 +234,14 @@ impl Dataplane {
             client,
         };
         // Before 5.15 test runs of XDP programs take no context.
-        let refused = dataplane.test_run(Port::Lb0, &[0; 64]).err();
+        let refused = dataplane.test_run(Port::Lb0, &[0; 64], 64).err();
         dataplane.context = refused.and_then(|e| e.raw_os_error()) != Some(nix::libc::EINVAL);
         dataplane
     }
 
     /// Gives the way out of every destination this tag, as that by a VLAN has.
     pub fn tag_ways_out(&self, id: u16) {
-        let path = self.pins.join("destinations");
-        let records = MapHandle::from_pinned_path(path).expect("the map is pinned by its name");
+        let records = self.map("destinations");
         for slot in 1..records.max_entries() {
             let slot = slot.to_ne_bytes();
             let record = records.lookup(&slot, MapFlags::ANY).expect("a lookup");
@@ -257,8 +256,7 @@ impl Dataplane {
 
     /// Makes the program take the host for one that is in every VLAN.
     pub fn join_all_vlans(&self) {
-        let path = self.pins.join("gate");
-        let gate = MapHandle::from_pinned_path(path).expect("the map is pinned by its name");
+        let gate = self.map("gate");
         let zero = 0_u32.to_ne_bytes();
         let record = gate.lookup(&zero, MapFlags::ANY).expect("a lookup");
         let mut record = record.expect("there is one");
@@ -266,6 +264,42 @@ impl Dataplane {
         let vlans = record.len() - 32 - 512;
         record[vlans..][..512].fill(0xff);
         gate.update(&zero, &record, MapFlags::EXIST).expect("there is one");
+    }
+
+    /// The interfaces that the program may redirect to.
+    pub fn ways_out(&self) -> MapHandle {
+        self.map("ports")
+    }
+
+    /// Those of them that send frames which are in several buffers.
+    pub fn frags_ways_out(&self) -> MapHandle {
+        self.map("frags_ports")
+    }
+
+    fn map(&self, name: &str) -> MapHandle {
+        MapHandle::from_pinned_path(self.pins.join(name)).expect("the map is pinned by its name")
+    }
+
+    /// Changes the MTU of an interface and waits until its destinations follow.
+    pub fn set_mtu(&self, port: Port, mtu: u32) {
+        sh(&format!("ip link set {} mtu {mtu}", port.name()));
+        let records = self.map("destinations");
+        let index = self.index(port).to_ne_bytes();
+        wait_for(&format!("the MTUs of ways out by {}", port.name()), &Vec::new(), || {
+            let records = (1..records.max_entries()).filter_map(|slot| {
+                let record = records.lookup(&slot.to_ne_bytes(), MapFlags::ANY);
+                record.expect("a lookup")
+            });
+            // The last two words: the way out, and its MTU.
+            let others = records
+                .filter(|record| record[56..60] == index && record[60..] != mtu.to_ne_bytes());
+            others.collect()
+        });
+    }
+
+    /// The index of one of the balancer's interfaces.
+    pub const fn index(&self, port: Port) -> u32 {
+        self.indices[port as usize]
     }
 
     /// The instance as another process opens it.
@@ -282,14 +316,34 @@ impl Dataplane {
 
     /// Runs the program on a frame: the verdict and the frame afterwards.
     pub fn run(&self, ingress: Port, frame: &[u8]) -> (Verdict, Vec<u8>) {
-        self.test_run(ingress, frame).expect("the kernel runs the program on the frame")
+        let result = self.test_run(ingress, frame, frame.len());
+        result.expect("the kernel runs the program on the frame")
+    }
+
+    /// The same with so many octets of the frame in its first buffer; an error
+    /// where tests cannot say that.
+    pub fn run_split(
+        &self,
+        ingress: Port,
+        frame: &[u8],
+        first: usize,
+    ) -> io::Result<(Verdict, Vec<u8>)> {
+        if !self.context {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.test_run(ingress, frame, first)
     }
 
     #[allow(unsafe_code, reason = "libbpf-rs runs only programs of its own objects")]
-    fn test_run(&self, ingress: Port, frame: &[u8]) -> io::Result<(Verdict, Vec<u8>)> {
+    fn test_run(
+        &self,
+        ingress: Port,
+        frame: &[u8],
+        first: usize,
+    ) -> io::Result<(Verdict, Vec<u8>)> {
         let context = libbpf_sys::xdp_md {
             data: 0,
-            data_end: frame.len() as u32,
+            data_end: first as u32,
             data_meta: 0,
             ingress_ifindex: self.indices[ingress as usize],
             rx_queue_index: 0,

@@ -383,6 +383,19 @@ END
         self
     }
 
+    /// Changes the MTU of everything but `lo`.
+    pub fn set_mtu(&self, mtu: usize) {
+        let backends = self.backends.iter().map(|backend| &backend.namespace);
+        for namespace in backends.chain([&self.client, &self.lb, &self.sw]) {
+            namespace.sh(&format!(
+                "for i in $(ip -o link show type veth | cut -d: -f2 | cut -d@ -f1); do
+                     ip link set $i mtu {mtu}
+                 done"
+            ));
+        }
+        self.sw.sh(&format!("ip link set br2 mtu {mtu}; ip link set br9 mtu {mtu}"));
+    }
+
     /// Where BPF objects are pinned.
     pub fn bpffs(&self) -> &Path {
         &self.directory.bpffs

@@ -13,7 +13,8 @@ use super::netns::Namespace;
 /// where it stays until the interface goes.
 pub fn attach_pass(namespace: &Namespace, interface: &str, name: &str) {
     let index = index(namespace, interface);
-    let program = load_pass(name).expect("the kernel takes a program that passes");
+    let flags = if has_frags() { libbpf_sys::BPF_F_XDP_HAS_FRAGS } else { 0 };
+    let program = load_pass(name, flags).expect("the kernel takes a program that passes");
     namespace.enter(|| attach(index, &program).expect("the driver takes a program"));
 }
 
@@ -31,14 +32,24 @@ pub fn index(namespace: &Namespace, interface: &str) -> u32 {
     index.parse().expect("the index is a number")
 }
 
+/// Whether programs may take frames that are in several buffers (5.18).
+pub fn has_frags() -> bool {
+    load_pass("frags", libbpf_sys::BPF_F_XDP_HAS_FRAGS).is_ok()
+}
+
 #[expect(unsafe_code, reason = "libbpf's C API")]
-fn load_pass(name: &str) -> io::Result<OwnedFd> {
+fn load_pass(name: &str, flags: u32) -> io::Result<OwnedFd> {
     let name = CString::new(name).expect("a name has no NUL");
     let instruction = |code, imm| libbpf_sys::bpf_insn { code, imm, ..Default::default() };
     // r0 = XDP_PASS; exit
     let program = [instruction(0xb7, 2), instruction(0x95, 0)];
+    let mut options = libbpf_sys::bpf_prog_load_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as _,
+        prog_flags: flags,
+        ..Default::default()
+    };
     // SAFETY: all pointers are valid for the call, the count is the array's,
-    // and null options are the defaults.
+    // and the options say how long they are.
     let fd = unsafe {
         libbpf_sys::bpf_prog_load(
             libbpf_sys::BPF_PROG_TYPE_XDP,
@@ -46,7 +57,7 @@ fn load_pass(name: &str) -> io::Result<OwnedFd> {
             c"BSD".as_ptr(),
             program.as_ptr(),
             program.len() as _,
-            ptr::null_mut(),
+            &raw mut options,
         )
     };
     if fd < 0 {

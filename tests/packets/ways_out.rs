@@ -37,7 +37,7 @@ pub fn interfaces(w: &World) -> Vec<Case> {
 }
 
 /// The answer to a packet that is larger than the way out allows.
-fn answer(w: &World, ingress: Port, mtu: u16, frame: &[u8]) -> Vec<u8> {
+pub fn answer(w: &World, ingress: Port, mtu: u16, frame: &[u8]) -> Vec<u8> {
     let reply = w.reply(ingress);
     if w.is_v4() {
         let [high, low] = mtu.to_be_bytes();

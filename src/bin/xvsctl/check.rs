@@ -335,8 +335,8 @@ fn xdp(link: &HostLink, owners: &[(String, u32)]) -> Finding {
 fn native(link: &HostLink) -> Finding {
     let slower = "generic XDP works, several times slower";
     match host::native_xdp(link.index) {
-        Ok(Some(true)) => Finding::ok("native XDP", "the driver has it"),
-        Ok(Some(false)) => Finding::warn("native XDP", "the driver does not have it", slower),
+        Ok(Some(xdp)) if xdp.native => Finding::ok("native XDP", "the driver has it"),
+        Ok(Some(_)) => Finding::warn("native XDP", "the driver does not have it", slower),
         Ok(None) => Finding::ok("native XDP", "unknown: kernels before 6.3 do not tell"),
         Err(error) => Finding::warn("native XDP", error.to_string(), slower),
     }
@@ -346,11 +346,23 @@ fn mtu(link: &HostLink) -> Finding {
     if link.mtu <= NATIVE_MTU {
         return Finding::ok("MTU", link.mtu.to_string());
     }
-    Finding::warn(
-        "MTU",
-        link.mtu.to_string(),
-        format!("many drivers take native XDP up to about {NATIVE_MTU} only"),
-    )
+    let warn = |remedy: String| Finding::warn("MTU", link.mtu.to_string(), remedy);
+    let Ok(Some(xdp)) = host::native_xdp(link.index) else {
+        return warn(format!("many drivers take native XDP up to about {NATIVE_MTU} only"));
+    };
+    match (xdp.receives_frags, xdp.sends_frags) {
+        (false, _) => warn(format!(
+            "the driver has no frames of several buffers for XDP: native XDP is up to about \
+             {NATIVE_MTU} only"
+        )),
+        // It may say more when a program is attached.
+        (true, false) => warn(
+            "the driver takes redirected frames in one buffer only, unless that changes when a \
+             program is attached: clients of other interfaces are told 1500"
+                .to_owned(),
+        ),
+        (true, true) => Finding::ok("MTU", format!("{}, native XDP too", link.mtu)),
+    }
 }
 
 fn queues(link: &HostLink, cpus: usize) -> Finding {

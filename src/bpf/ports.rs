@@ -1,0 +1,34 @@
+//! The interfaces that packets may leave by.
+
+use super::Hash;
+use crate::Result;
+
+/// The maps of the interfaces that packets may leave by, by index.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    all: Hash<u32, u32>,
+    frags: Hash<u32, u32>,
+}
+
+impl Ports {
+    pub(super) const fn new(all: Hash<u32, u32>, frags: Hash<u32, u32>) -> Self {
+        Self { all, frags }
+    }
+
+    /// Adds an interface of the calling thread's network namespace. Frames that
+    /// are in several buffers do not leave by it.
+    pub(crate) fn insert(&self, ifindex: u32) -> Result<()> {
+        self.all.insert(&ifindex, &ifindex)
+    }
+
+    /// Lets frames that are in several buffers leave by it too.
+    pub(crate) fn allow_frags(&self, ifindex: u32) -> Result<()> {
+        self.frags.insert(&ifindex, &ifindex)
+    }
+
+    /// Removes an interface, if it is there.
+    pub(crate) fn remove(&self, ifindex: u32) -> Result<()> {
+        let () = self.frags.remove(&ifindex)?;
+        self.all.remove(&ifindex)
+    }
+}
