@@ -248,6 +248,13 @@ static __always_inline bool step_cpu_number(struct step *s)
 }
 PROGRAM(cpu_number, SERVICES)
 
+static __always_inline bool step_random(struct step *s)
+{
+	s->x += bpf_get_prandom_u32();
+	return true;
+}
+PROGRAM(random, SERVICES)
+
 static __always_inline bool step_percpu_counter(struct step *s)
 {
 	__u32 index = s->number % COUNTERS;

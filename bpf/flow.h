@@ -244,28 +244,37 @@ static __always_inline __u32 flow_silence(struct packet *p, __u32 meta)
 	return silence > SEEN_MASK - XVS_TICKS_AHEAD ? 0 : silence;
 }
 
-/* Whether the packet probably has no flow. Reading tags first makes a packet with
- * a flow slower, and one without faster, for there are far fewer cache lines of
- * tags. The result is the same.
+/* Whether of late more packets were to store their flow than had one. Those that
+ * were not drawn (bpf/flow_store.h) do not count: a connection's would keep the
+ * flood alive that kept it out.
  */
 #define MISSES_MANY 32
 #define MISSES_MOST 64
 
-static __always_inline bool flow_unlikely(struct packet *p)
+static __always_inline bool flow_flood(struct packet *p)
 {
-	return is_syn(p) || p->cpu->misses > MISSES_MANY;
+	return p->cpu->misses > MISSES_MANY;
 }
 
 static __always_inline void flow_missed(struct packet *p)
 {
 	if (p->cpu->misses < MISSES_MOST)
-		p->cpu->misses += 2;
+		p->cpu->misses++;
 }
 
 static __always_inline void flow_hit(struct packet *p)
 {
 	if (p->cpu->misses)
 		p->cpu->misses--;
+}
+
+/* Whether the packet probably has no flow. Reading tags first makes a packet with
+ * a flow slower, and one without faster, for there are far fewer cache lines of
+ * tags. The result is the same.
+ */
+static __always_inline bool flow_unlikely(struct packet *p)
+{
+	return is_syn(p) || flow_flood(p);
 }
 
 /* The flow's destination while the flow lives, or NULL. */

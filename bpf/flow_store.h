@@ -6,6 +6,25 @@
 #ifndef XVS_FLOW_STORE_H
 #define XVS_FLOW_STORE_H
 
+/* In a flood one packet in so many stores its flow, drawn by lot: to store one
+ * waits for memory that no cache has, and to take another's place costs more than
+ * all else. A flow that lasts has many packets, a flood has many flows; and
+ * packets can keep step with whatever is only counted.
+ */
+#define STORE_SHIFT 4
+
+/* A linear congruential generator (Knuth), which bpf_get_prandom_u32 takes ten
+ * times as long as; the hash is a secret, and so is what they make together.
+ */
+static __always_inline bool flow_drawn(struct packet *p, struct flow *flow)
+{
+	if (!flow_flood(p))
+		return true;
+	p->cpu->lot =
+		p->cpu->lot * 6364136223846793005ULL + 1442695040888963407ULL;
+	return !((p->cpu->lot + flow->hash) >> (64 - STORE_SHIFT));
+}
+
 /* Reads the first bucket of a flow that is going to be stored there, as most are:
  * so its memory comes while the packet's destination is chosen.
  */
@@ -207,22 +226,17 @@ static __always_inline void flow_replace(struct packet *p, struct flow *flow)
 	flow_take(p, flow);
 }
 
-/* Of packets whose flow finds no free place, one in so many may look for another
- * flow's, which costs more than all else: a flow has many packets, a flood has
- * many flows.
- */
-#define REPLACE_ONE_IN 8
-
-/* Stores the flow of a packet that has its destination. */
+/* Stores the flow of a packet that has its destination, and was drawn. */
 static __always_inline void flow_store(struct packet *p, struct flow *flow)
 {
+	flow_missed(p);
 	if (!flow->group || !flow->tags)
 		return;
 	if (flow->place != NOWHERE) {
 		flow_take(p, flow);
 		return;
 	}
-	if (!flow_claim(p, flow) && !(p->cpu->packets % REPLACE_ONE_IN))
+	if (!flow_claim(p, flow))
 		flow_replace(p, flow);
 }
 

@@ -49,6 +49,7 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 {
 	struct xvs_destination *d;
 	struct flow flow = {};
+	bool store;
 
 	d = flow_find(p, &flow);
 	p->service = d ? p->owner : service_find(p);
@@ -64,7 +65,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 	}
 	if (d && flow_takes_syn(p, &flow))
 		return forward(ctx, p, d, XVS_FORWARDED_FLOW);
-	if (!is_syn(p))
+	store = !is_syn(p) && flow_drawn(p, &flow);
+	if (store)
 		flow_expect(p, &flow);
 	d = choose(p);
 	if (!d || !d->ifindex)
@@ -74,8 +76,8 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 		flow_delete(p, &flow);
 		return forward(ctx, p, d, XVS_FORWARDED_SYN);
 	}
-	flow_missed(p);
-	flow_store(p, &flow);
+	if (store)
+		flow_store(p, &flow);
 	return forward(ctx, p, d, XVS_FORWARDED_NEW);
 }
 

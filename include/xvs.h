@@ -299,9 +299,9 @@ struct xvs_cpu {
 	__u64 samples;
 	__u64 icmp_next; /* ns when the next ICMP error is due */
 	__u64 clock;	 /* ns of CLOCK_MONOTONIC when jiffies were 0 */
-	__u64 misses;	 /* how many packets of late had no flow, roughly */
+	__u64 misses;	 /* how many packets of late were to store a flow */
 	__u64 zero;	 /* for the verifier it can be anything */
-	__u64 pad;
+	__u64 lot;	 /* drawn last, for a flow to be stored */
 };
 
 /* Counters of one service or VIP on one CPU: packets not forwarded. */

@@ -3,6 +3,9 @@
 //! that lives.
 
 mod common;
+mod flows {
+    pub mod floods;
+}
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,6 +19,7 @@ use std::thread;
 use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
+use common::cpu::pin;
 use common::dataplane::Dataplane;
 use common::dataplane::FlowKey;
 use common::dataplane::Port;
@@ -29,9 +33,6 @@ use common::frame::SYN;
 use common::frame::destination_mac;
 use common::random::Random;
 use common::random::share;
-use nix::sched::CpuSet;
-use nix::sched::sched_setaffinity;
-use nix::unistd::Pid;
 use xvs::Destination;
 use xvs::Protocol;
 use xvs::Service;
@@ -39,18 +40,6 @@ use xvs::Service;
 const VIP4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 100, 1));
 const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1));
 const CPUS: usize = 2;
-
-/// The thread runs on this CPU from now on, if the machine has it.
-fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu).expect("a CPU's number");
-    let only_one = thread::available_parallelism().is_ok_and(|n| n.get() <= cpu);
-    if only_one {
-        println!("there is no CPU {cpu}: this thread shares one");
-    } else {
-        sched_setaffinity(Pid::from_raw(0), &set).expect("the CPU is there");
-    }
-}
 
 /// Client number `n` of the family of a virtual address; many share a port.
 fn client(vip: IpAddr, n: u32, ports: u32) -> SocketAddr {
@@ -130,7 +119,15 @@ fn no_packet_follows_another_flow() {
                         scope.spawn(move || {
                             pin(cpu);
                             let mut random = Random::new(0x5eed_0100 + cpu as u64);
-                            for _ in 0..packets {
+                            let known = client(VIP4, CLIENTS + cpu as u32, PORTS);
+                            for number in 0..packets {
+                                // A flood, in which few flows are stored, and none
+                                // in turn: most packets have a flow.
+                                if number / 5_000 % 2 == 1 {
+                                    (0..2).for_each(|_| {
+                                        send(dataplane, known, &services[0], ACK);
+                                    });
+                                }
                                 let which = random.below(services.len());
                                 let n = random.below(CLIENTS as usize);
                                 let flags = *random.pick(&[ACK, ACK, ACK, SYN, FIN | ACK]);
@@ -176,6 +173,20 @@ fn no_packet_follows_another_flow() {
     );
 }
 
+/// Sends a packet that may be the first of its flow, and two of a flow that is
+/// known: so most packets have a flow, and each that has none stores it.
+fn send_among_hits(
+    dataplane: &Dataplane,
+    client: SocketAddr,
+    service: &Service,
+    known: (SocketAddr, &Service),
+) {
+    send(dataplane, client, service, ACK);
+    for _ in 0..2 {
+        send(dataplane, known.0, known.1, ACK);
+    }
+}
+
 /// How far a thread is.
 #[derive(Default)]
 struct Step(AtomicU32);
@@ -204,11 +215,18 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
             for vip in [VIP4, VIP6] {
                 let service = Service::tcp(vip, 80);
                 dataplane.serve(&service, &servers(3..40));
+                let other = Service::tcp(vip, 81);
+                dataplane.serve(&other, &servers([3]));
+                let known: [_; CPUS] = std::array::from_fn(|cpu| client(vip, cpu as u32, 1));
+                for known in known {
+                    send(dataplane, known, &other, ACK);
+                }
                 let stored = dataplane.client.info().expect("info").stats.flows;
                 let steps: [Step; CPUS] = std::array::from_fn(|_| Step::default());
                 thread::scope(|scope| {
                     for cpu in 0..CPUS {
                         let (service, steps) = (&service, &steps);
+                        let known = (known[cpu], &other);
                         scope.spawn(move || {
                             pin(cpu);
                             let _last = Last(&steps[cpu]);
@@ -221,7 +239,8 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
                                     }
                                 }
                                 if both(n) || n as usize % CPUS == cpu {
-                                    send(dataplane, client(vip, n, 100), service, ACK);
+                                    let client = client(vip, n, 100);
+                                    send_among_hits(dataplane, client, service, known);
                                 }
                             }
                         });
@@ -263,7 +282,14 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
 fn held(dataplane: &Dataplane, service: &Service, percent: u32) -> (f64, f64) {
     let vip = service.address;
     let count = dataplane.tables.places() * percent / 100;
+    // Even while most packets have no flow, as many are stored as without that.
+    let end_flood = |n: u32| {
+        if n.is_multiple_of(8) {
+            dataplane.end_flood();
+        }
+    };
     for n in 0..count {
+        end_flood(n);
         send(dataplane, client(vip, n, 50), service, ACK);
     }
     // Each is seen again in a later tick.
@@ -278,6 +304,7 @@ fn held(dataplane: &Dataplane, service: &Service, percent: u32) -> (f64, f64) {
     let filled = hits(dataplane);
     dataplane.tables.make_known(vip.is_ipv4());
     for n in 0..4 * count {
+        end_flood(n);
         for _ in 0..2 {
             send(dataplane, client(vip, 0x0100_0000 + n, 50), service, ACK);
         }

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::cpu;
 use common::dataplane::Dataplane;
 use common::dataplane::FlowKey;
 use common::dataplane::Port;
@@ -28,6 +29,7 @@ use model::operation::Operation;
 use model::reference::Model;
 use model::reference::Outcome;
 use model::reference::Packet;
+use model::reference::Storing;
 use xvs::Destination;
 use xvs::ServiceKey;
 
@@ -39,6 +41,11 @@ struct Pair<'a> {
     model: Model,
     macs: BTreeMap<IpAddr, [u8; 6]>,
     reasons: BTreeMap<&'static str, u64>,
+    flows: u64,
+    /// How many flows were certain to be stored.
+    certain: u64,
+    /// How many were drawn for, and how many of these were stored.
+    drawn: (u64, u64),
 }
 
 impl Pair<'_> {
@@ -108,6 +115,8 @@ impl Pair<'_> {
                 Ok(())
             }
             Operation::Send(packet) => self.send(packet),
+            Operation::Flood(packets) => packets.iter().try_for_each(|packet| self.send(packet)),
+            Operation::Repeat(packet, times) => (0..*times).try_for_each(|_| self.send(packet)),
         }
     }
 
@@ -145,10 +154,22 @@ impl Pair<'_> {
             self.age_fragments(margin);
         }
         let frame = operation::frame(packet);
-        let right = self.model.process(packet, now());
+        let time = now();
         let (verdict, output) = self.dataplane.run(Port::Lb0, &frame);
-        let reasons: BTreeMap<_, _> =
-            self.dataplane.client.info().expect("info").stats.reasons.iter().collect();
+        let stats = self.dataplane.client.info().expect("info").stats;
+        let stored = stats.flows - std::mem::replace(&mut self.flows, stats.flows);
+        let storing = self.model.storing(packet, time);
+        match (storing, stored) {
+            (Storing::Never, 0) => {}
+            (Storing::Certain, 1) => self.certain += 1,
+            (Storing::Drawn, 0 | 1) => {
+                self.drawn.0 += 1;
+                self.drawn.1 += stored;
+            }
+            _ => return Err(format!("{packet:?}: must be stored {storing:?}, {stored} are")),
+        }
+        let right = self.model.process(packet, time, stored == 1);
+        let reasons: BTreeMap<_, _> = stats.reasons.iter().collect();
         let moved: Vec<_> =
             reasons.iter().filter(|(name, value)| self.reasons[*name] != **value).collect();
         let reason = match moved[..] {
@@ -188,11 +209,16 @@ fn compare(table_size: u32, operations: usize, seed: u64) {
     Dataplane::with(
         |options| options.table_size(table_size).hash_key(KEY),
         |dataplane| {
+            cpu::stay();
+            let stats = dataplane.client.info().expect("info").stats;
             let mut pair = Pair {
                 dataplane,
                 model: Model::new(table_size, KEY),
                 macs: BTreeMap::new(),
-                reasons: dataplane.client.info().expect("info").stats.reasons.iter().collect(),
+                reasons: stats.reasons.iter().collect(),
+                flows: stats.flows,
+                certain: 0,
+                drawn: (0, 0),
             };
             let before = pair.reasons.clone();
             let mut recent = VecDeque::new();
@@ -214,6 +240,12 @@ fn compare(table_size: u32, operations: usize, seed: u64) {
                 .filter(|(_, value)| *value > 0)
                 .collect();
             println!("{operations} operations, table of {table_size}: {counts:?}");
+            let (drawn, stored) = pair.drawn;
+            println!("{} flows stored, {stored} more of {drawn} drawn for", pair.certain);
+            assert!(pair.certain > 0 && drawn > 0, "there was a flood, and not always one");
+            // Five standard deviations of a binomial distribution.
+            let (mean, spread) = (drawn as f64 / 16.0, (drawn as f64 * 15.0 / 256.0).sqrt());
+            assert!((stored as f64 - mean).abs() <= 5.0 * spread + 1.0, "{stored} of {drawn}");
             for reason in [
                 "forwarded_flow",
                 "forwarded_new",

@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use std::time::Instant;
 
+use common::cpu;
 use common::dataplane::Dataplane;
 use common::dataplane::Port;
 use common::dataplane::Verdict;
@@ -36,9 +37,6 @@ use common::frame::tagged;
 use common::netns::sh;
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
-use nix::sched::CpuSet;
-use nix::sched::sched_setaffinity;
-use nix::unistd::Pid;
 use packets::case::Case;
 use packets::case::Entry;
 use packets::case::Server;
@@ -324,12 +322,7 @@ fn errors_are_limited() {
         Dataplane::with(
             |options| options.icmp_rate(RATE),
             |dataplane| {
-                // A test run happens on the CPU of its thread.
-                let mut cpu = CpuSet::new();
-                let own = nix::sched::sched_getcpu().expect("a CPU");
-                cpu.set(own).expect("a CPU of the set");
-                sched_setaffinity(Pid::from_raw(0), &cpu).expect("a thread may stay where it is");
-
+                cpu::stay();
                 let service = w.tcp(FAR);
                 dataplane.serve(&service, &[Destination::new(w.server(Port::Lb1, 3))]);
                 let send = || {

@@ -27,8 +27,8 @@ pub const USUAL: u32 = 1024;
 
 /// Packets of a round, unless there are more flows.
 const PACKETS: u32 = 1 << 18;
-/// Packets of a round that make a flow each, so few that there stays room.
-const NEW: u32 = 1 << 14;
+/// Clients that have a flow before a flood, so few that there stays room.
+const FEW: u32 = 1 << 14;
 /// 2^24 clients.
 const CLIENTS: u32 = (1 << 24) - 1;
 
@@ -52,7 +52,7 @@ pub struct Case {
     pub before: Option<Packets>,
     /// Packets of a round.
     pub count: u32,
-    /// Packets before the first round, which make the flows.
+    /// Clients that store a flow before the first round.
     pub first: u32,
 }
 
@@ -111,21 +111,17 @@ pub fn groups() -> Vec<Vec<Case>> {
         steady.extend(family.icmp());
     }
     steady.push(arp());
-    let new = |port: u16, kind: &str, count: u32, first: u32| {
+    let new = |port: u16, kind: &str, first: u32| {
         let mut group = vec![reference(USUAL)];
         for family in [&v4, &v6] {
             let packets = family.by_clients(family.udp((port, UDP_PORT)), CLIENTS);
             let name = format!("{kind}, {}", family.name);
             let case = Case::new(name, Subject::Xvs("forwarded_new"), packets);
-            group.push(case.packets(count).first(first));
+            group.push(case.first(first));
         }
         group
     };
-    vec![
-        steady,
-        new(42000, "new flow", NEW, NEW),
-        new(43000, "new flow, table full", PACKETS, 2 * FLOWS),
-    ]
+    vec![steady, new(42000, "new flow", FEW), new(43000, "new flow, table full", 2 * FLOWS)]
 }
 
 /// What differs between IPv4 and IPv6.

@@ -55,6 +55,20 @@ pub struct Packets {
     pub mask: u32,
 }
 
+/// Between packets in a row that are by clients in the order of their numbers.
+pub const IN_ORDER: u32 = 1;
+/// The same in no order: an odd number, so that all values of the mask come by.
+pub const SCATTER: u32 = 0x9e37_79b1;
+
+/// Which packets follow each other.
+#[derive(Clone, Copy)]
+struct Order {
+    /// Between their values.
+    stride: u32,
+    /// So many in a row are alike, as a power of two.
+    shift: u32,
+}
+
 /// The wrapper with the programs that it can call.
 pub struct Harness {
     wrapper: OwnedFd,
@@ -110,26 +124,28 @@ impl Harness {
     /// verdict of the last one, and the processor's time in nanoseconds per
     /// packet.
     pub fn run(&self, program: Program, packets: &Packets, first: u32, count: u32) -> (u32, f64) {
-        // An odd number, so that all values of the mask come by.
-        const SCATTER: u32 = 0x9e37_79b1;
-        self.run_by(SCATTER, program, packets, first, count)
+        self.run_by(Order { stride: SCATTER, shift: 0 }, program, packets, first, count)
     }
 
-    /// The same in the order of their numbers.
-    pub fn run_in_order(&self, program: Program, packets: &Packets, count: u32) {
-        self.run_by(1, program, packets, 0, count);
+    /// Lets so many clients send four packets each: three of them have a flow, so
+    /// that this is no flood, and each is stored that has room.
+    pub fn store(&self, program: Program, packets: &Packets, stride: u32, clients: u32) {
+        // What was a flood before ends with many packets of one flow.
+        for (shift, clients) in [(12, 1), (2, clients)] {
+            self.run_by(Order { stride, shift }, program, packets, 0, clients << shift);
+        }
     }
 
     fn run_by(
         &self,
-        stride: u32,
+        order: Order,
         program: Program,
         packets: &Packets,
         first: u32,
         count: u32,
     ) -> (u32, f64) {
         assert_eq!(packets.frame.len(), FRAME);
-        let words = [program.0, packets.mask, first, packets.offset, stride];
+        let words = [program.0, packets.mask, first, packets.offset, order.stride, order.shift];
         let mut plan: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         plan.extend(&packets.frame);
         self.plans.update(&0u32.to_ne_bytes(), &plan, MapFlags::ANY).expect("the plan fits");

@@ -8,7 +8,9 @@ use xvs::Client;
 use super::cases::Case;
 use super::cases::Subject;
 use super::harness::Harness;
+use super::harness::IN_ORDER;
 use super::harness::Program;
+use super::harness::SCATTER;
 
 /// So often each path is timed.
 pub const ROUNDS: usize = 9;
@@ -132,13 +134,12 @@ impl<'a> Run<'a> {
     /// Makes the flows there are in the order of their numbers: memory that is
     /// laid out in the order in which flows begin is not read in that order.
     fn begin(&mut self) {
-        match self.case.flows {
-            Some(_) => {
-                self.harness.run_in_order(self.program, &self.case.packets, self.case.first);
-            }
-            None => {
-                self.packets(self.case.first);
-            }
+        let Self { harness, program, case, .. } = self;
+        if case.flows.is_some() {
+            harness.store(*program, &case.packets, IN_ORDER, case.first);
+        } else {
+            harness.store(*program, &case.packets, SCATTER, case.first);
+            self.next += case.first;
         }
     }
 

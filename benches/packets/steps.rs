@@ -59,6 +59,7 @@ pub fn measure(harness: &mut Harness, packets: &Packets) -> Vec<Step> {
         ("bpf_ktime_get_coarse_ns", &progs.coarse_clock),
         ("bpf_jiffies64", &progs.jiffies),
         ("bpf_get_smp_processor_id", &progs.cpu_number),
+        ("bpf_get_prandom_u32", &progs.random),
         ("32-bit modulo by a constant of rodata", &progs.modulo),
         ("per-CPU array, counter", &progs.percpu_counter),
         ("array, row of the CPU, counter", &progs.row_counter),

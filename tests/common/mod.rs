@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod cpu;
 pub mod dataplane;
 pub mod flowtable;
 pub mod frame;

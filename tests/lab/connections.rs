@@ -30,7 +30,14 @@ const THREADS: usize = 4;
 fn open(lab: &Lab, number: usize) -> Vec<Connection> {
     lab.client.enter(|| {
         (0..number)
-            .map(|i| Connection::open(vip(i % 2, 80), PATIENCE).expect("a server answers"))
+            .map(|i| {
+                let mut connection =
+                    Connection::open(vip(i % 2, 80), PATIENCE).expect("a server answers");
+                // Connections of one packet each would be a flood, of which few
+                // are stored.
+                connection.exchange(b"hello").expect("it goes on");
+                connection
+            })
             .collect()
     })
 }

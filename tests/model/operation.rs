@@ -33,6 +33,10 @@ pub enum Operation {
     AgeFlow((SocketAddr, ServiceKey), Duration),
     AgeFragments(Duration),
     Send(Packet),
+    /// Packets of one service, each by a client that is seldom seen again.
+    Flood(Vec<Packet>),
+    /// The same packet so many times.
+    Repeat(Packet, usize),
 }
 
 /// Draws one that makes sense now.
@@ -92,8 +96,26 @@ pub fn draw(random: &mut Random, model: &Model) -> Operation {
             Operation::AgeFlow(*random.pick(&model.flows()), Duration::from_secs(seconds))
         }
         26 => Operation::AgeFragments(Duration::from_secs(*random.pick(&[3, 10, 20]))),
+        27 if random.chance(30) => Operation::Flood(flood(random, &service.key())),
+        27..30 => Operation::Repeat(one_of_flood(random, &service.key()), 100),
         _ => Operation::Send(packet(random, model, &service)),
     }
+}
+
+fn flood(random: &mut Random, service: &ServiceKey) -> Vec<Packet> {
+    (0..60).map(|_| one_of_flood(random, service)).collect()
+}
+
+/// A packet by a client that is seldom seen again.
+fn one_of_flood(random: &mut Random, service: &ServiceKey) -> Packet {
+    let (high, low) = (random.octet(), random.octet());
+    let address = match service.address.is_ipv4() {
+        true => IpAddr::from([198, 18, high, low]),
+        false => IpAddr::from([0x2001, 0xdb8, 8, 0, 0, 0, high.into(), low.into()]),
+    };
+    let client = SocketAddr::new(address, 50_000);
+    let flags = if service.protocol == Protocol::Tcp { ACK } else { 0 };
+    Packet::Transport { client, service: *service, flags, ttl: 64, shape: Shape::Whole }
 }
 
 fn any_service(random: &mut Random) -> Service {

@@ -21,6 +21,9 @@ use crate::common::frame::SYN;
 
 /// How long a SYN still goes where its flow went.
 const SYN_IDLE: Duration = Duration::from_secs(60);
+/// With more misses of late flows are drawn, and there are never more than that.
+const MISSES_MANY: u32 = 32;
+const MISSES_MOST: u32 = 64;
 /// How long later fragments follow their first one.
 const FRAGMENT_IDLE: Duration = Duration::from_secs(30);
 
@@ -48,6 +51,16 @@ pub enum Packet {
 pub enum Outcome {
     Refused(Verdict, &'static str),
     Forwarded(&'static str, IpAddr),
+}
+
+/// Whether the flow of a packet is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storing {
+    /// It has one that lives, or leaves none.
+    Never,
+    Certain,
+    /// One in so many is, and nobody can say which.
+    Drawn,
 }
 
 /// A destination from its creation to its removal.
@@ -87,6 +100,8 @@ pub struct Model {
     flows: BTreeMap<FlowId, Flow>,
     firsts: BTreeMap<FirstId, First>,
     incarnations: u64,
+    /// Of late, on the one CPU that all packets come in on.
+    misses: u32,
 }
 
 impl Model {
@@ -99,6 +114,7 @@ impl Model {
             flows: BTreeMap::new(),
             firsts: BTreeMap::new(),
             incarnations: 0,
+            misses: 0,
         }
     }
 
@@ -228,8 +244,26 @@ impl Model {
         first.is_some_and(|first| is_near(i64::from(now) - first.seen, FRAGMENT_IDLE))
     }
 
-    /// What becomes of a packet, and what is remembered of it.
-    pub fn process(&mut self, packet: &Packet, now: u32) -> Outcome {
+    /// Whether the packet's flow is stored.
+    pub fn storing(&self, packet: &Packet, now: u32) -> Storing {
+        let Packet::Transport { client, service, flags, ttl, shape } = packet else {
+            return Storing::Never;
+        };
+        if !self.services.contains_key(service)
+            || matches!(shape, Shape::Later(_))
+            || *ttl <= 1
+            || is_syn(*flags)
+            || self.live_flow(&(*client, *service), now).is_some()
+            || self.hashed(*client, *service).is_none()
+        {
+            return Storing::Never;
+        }
+        if self.misses > MISSES_MANY { Storing::Drawn } else { Storing::Certain }
+    }
+
+    /// What becomes of a packet, and what is remembered of it: its flow if that
+    /// was stored.
+    pub fn process(&mut self, packet: &Packet, now: u32, stored: bool) -> Outcome {
         let vip = match packet {
             Packet::Transport { service, .. } | Packet::Error { service, .. } => service.address,
             Packet::Echo { vip, .. } => *vip,
@@ -244,7 +278,7 @@ impl Model {
                 self.later(&(client.ip(), vip, *id, service.protocol), *ttl, now)
             }
             Packet::Transport { client, service, flags, ttl, shape } => {
-                let outcome = self.transport(*client, *service, *flags, *ttl, now);
+                let outcome = self.transport(*client, *service, *flags, *ttl, now, stored);
                 if let (Outcome::Forwarded(_, address), Shape::First(id)) = (&outcome, shape) {
                     let live = &self.services[service].destinations[address];
                     let first = First {
@@ -297,6 +331,7 @@ impl Model {
         flags: u8,
         ttl: u8,
         now: u32,
+        stored: bool,
     ) -> Outcome {
         let id = (client, service);
         if !self.services.contains_key(&service) {
@@ -309,7 +344,7 @@ impl Model {
             let idle = i64::from(now) - flow.seen;
             (flow.destination, !flow.closing && idle <= in_ticks(SYN_IDLE))
         });
-        if flags & (SYN | ACK) == SYN {
+        if is_syn(flags) {
             if let Some((address, true)) = live {
                 return Outcome::Forwarded("forwarded_flow", address);
             }
@@ -324,14 +359,21 @@ impl Model {
             let flow = self.flows.get_mut(&id).expect("it lives");
             flow.seen = now.into();
             flow.closing |= closes;
+            self.misses = self.misses.saturating_sub(1);
             return Outcome::Forwarded("forwarded_flow", address);
         }
         let Some(address) = self.hashed(client, service) else {
             return drop("no_destination");
         };
-        let incarnation = self.services[&service].destinations[&address].incarnation;
-        let flow = Flow { incarnation, destination: address, seen: now.into(), closing: closes };
-        self.flows.insert(id, flow);
+        if stored {
+            let incarnation = self.services[&service].destinations[&address].incarnation;
+            let seen = now.into();
+            let flow = Flow { incarnation, destination: address, seen, closing: closes };
+            self.flows.insert(id, flow);
+            if self.misses < MISSES_MOST {
+                self.misses += 1;
+            }
+        }
         Outcome::Forwarded("forwarded_new", address)
     }
 
@@ -373,6 +415,10 @@ impl Model {
 
 fn drop(reason: &'static str) -> Outcome {
     Outcome::Refused(Verdict::Drop, reason)
+}
+
+const fn is_syn(flags: u8) -> bool {
+    flags & (SYN | ACK) == SYN
 }
 
 fn in_ticks(duration: Duration) -> i64 {
