@@ -37,6 +37,7 @@ pub use super::flowtable::FlowKey;
 use super::flowtable::FlowTables;
 use super::netns::Namespace;
 use super::netns::sh;
+use super::vlans;
 
 /// What the program returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,31 +242,12 @@ impl Dataplane {
 
     /// Gives the way out of every destination this tag, as that by a VLAN has.
     pub fn tag_ways_out(&self, id: u16) {
-        let path = self.pins.join("destinations");
-        let records = MapHandle::from_pinned_path(path).expect("the map is pinned by its name");
-        for slot in 1..records.max_entries() {
-            let slot = slot.to_ne_bytes();
-            let record = records.lookup(&slot, MapFlags::ANY).expect("a lookup");
-            let mut record = record.expect("the slot is within the array");
-            // The word before the last two: a MAC address, and the tag.
-            if record[4..8] != [0; 4] {
-                record[46..48].copy_from_slice(&id.to_be_bytes());
-                records.update(&slot, &record, MapFlags::EXIST).expect("the slot is there");
-            }
-        }
+        vlans::tag_ways_out(&self.pins, .., id);
     }
 
     /// Makes the program take the host for one that is in every VLAN.
     pub fn join_all_vlans(&self) {
-        let path = self.pins.join("gate");
-        let gate = MapHandle::from_pinned_path(path).expect("the map is pinned by its name");
-        let zero = 0_u32.to_ne_bytes();
-        let record = gate.lookup(&zero, MapFlags::ANY).expect("a lookup");
-        let mut record = record.expect("there is one");
-        // They come last, but for eight indices.
-        let vlans = record.len() - 32 - 512;
-        record[vlans..][..512].fill(0xff);
-        gate.update(&zero, &record, MapFlags::EXIST).expect("there is one");
+        vlans::join_all_vlans(&self.pins);
     }
 
     /// The instance as another process opens it.

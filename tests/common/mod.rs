@@ -7,3 +7,4 @@ pub mod flowtable;
 pub mod frame;
 pub mod netns;
 pub mod random;
+pub mod vlans;
