@@ -7,6 +7,7 @@ use xvs::Client;
 
 use super::cases::Case;
 use super::cases::Subject;
+use super::frame::untagged;
 use super::harness::Harness;
 use super::harness::Program;
 
@@ -132,6 +133,7 @@ impl<'a> Run<'a> {
     /// Makes the flows there are in the order of their numbers: memory that is
     /// laid out in the order in which flows begin is not read in that order.
     fn begin(&mut self) {
+        self.check_tag();
         match self.case.flows {
             Some(_) => {
                 self.harness.run_in_order(self.program, &self.case.packets, self.case.first);
@@ -140,6 +142,14 @@ impl<'a> Run<'a> {
                 self.packets(self.case.first);
             }
         }
+    }
+
+    /// Sees to it that a packet leaves with the right tag.
+    fn check_tag(&self) {
+        let Self { harness, program, case, .. } = self;
+        let frame = harness.frame(*program, &case.packets);
+        let control = untagged(&frame).map(|(control, _)| control);
+        assert_eq!(control, case.tag, "{}: the tag", case.name);
     }
 
     /// Runs so many packets: nanoseconds each.
