@@ -151,6 +151,8 @@ pub struct Dataplane {
     pub tables: FlowTables,
     /// The first fragments of both families.
     pub fragments: MapHandle,
+    /// Where the other ends of the interfaces are, plb0 and plb1.
+    pub peer: Namespace,
     pins: PathBuf,
     program: OwnedFd,
     indices: [u32; 2],
@@ -212,11 +214,11 @@ impl Dataplane {
                 .vlan(3, prefix("fd00:1:3::/64"));
             let client = Client::with_options(options(limits), &["lb0", "lb1"])
                 .expect("the data plane loads and attaches");
-            test(&Self::open(client, &bpffs.0.join("xvs").join(&instance)))
+            test(&Self::open(client, &bpffs.0.join("xvs").join(&instance), peer))
         })
     }
 
-    fn open(client: Client, pins: &Path) -> Self {
+    fn open(client: Client, pins: &Path, peer: Namespace) -> Self {
         let map = |name: &str| {
             MapHandle::from_pinned_path(pins.join(name)).expect("the map is pinned by its name")
         };
@@ -228,6 +230,7 @@ impl Dataplane {
         let mut dataplane = Self {
             tables: FlowTables::open(pins),
             fragments: map("fragments"),
+            peer,
             pins: pins.to_owned(),
             program: Program::fd_from_pinned_path(pins.join("xvs")).expect("a pinned program"),
             indices: [index(Port::Lb0), index(Port::Lb1)],
@@ -257,6 +260,11 @@ impl Dataplane {
         Instance::open(bpffs, name).expect("the instance runs")
     }
 
+    /// The index of a port.
+    pub const fn index(&self, port: Port) -> u32 {
+        self.indices[port as usize]
+    }
+
     /// Whether the kernel lets a test say which interface a frame came by.
     pub const fn has_context(&self) -> bool {
         self.context
@@ -273,7 +281,7 @@ impl Dataplane {
             data: 0,
             data_end: frame.len() as u32,
             data_meta: 0,
-            ingress_ifindex: self.indices[ingress as usize],
+            ingress_ifindex: self.index(ingress),
             rx_queue_index: 0,
             egress_ifindex: 0,
         };
