@@ -36,6 +36,9 @@ mod packets {
 #[path = "../tests/common/netns.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod netns;
+#[path = "../tests/common/vlans.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
+mod vlans;
 #[path = "../tests/common/xdp.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod xdp;
@@ -147,6 +150,7 @@ fn measure_paths(groups: &[Vec<Case>]) -> Measured {
         for service in [
             Service::tcp(vip, cases::TCP),
             Service::tcp(vip, cases::STICKY).sticky(true),
+            Service::tcp(vip, cases::TAGGED),
             Service::udp(vip, cases::UDP_PORT),
         ] {
             client.set_service(&service, &destinations).expect("a service");
@@ -155,8 +159,9 @@ fn measure_paths(groups: &[Vec<Case>]) -> Measured {
     let services = client.services().expect("services");
     assert!(services.iter().all(|s| s.usable == 8), "neighbours are permanent");
 
-    let pin = Path::new(BPFFS).join("xvs").join(&instance).join("xvs");
-    let program = Program::fd_from_pinned_path(pin).expect("the program is pinned");
+    let pins = Path::new(BPFFS).join("xvs").join(&instance);
+    vlans::tag_ways_out(&pins, cases::TAGGED..=cases::TAGGED, cases::OUT);
+    let program = Program::fd_from_pinned_path(pins.join("xvs")).expect("the program is pinned");
     let measured = measure(&mut Harness::new("lb0"), &client, program.as_fd(), groups);
     report::print_paths(&measured);
     println!();

@@ -462,4 +462,21 @@ int spin_lock(struct xdp_md *ctx)
 	return s.x == 1 ? XDP_PASS : XDP_TX;
 }
 
+/* Every other step takes back what the one before did. */
+SEC("xdp")
+int adjust_head(struct xdp_md *ctx)
+{
+	struct step s = { .x = seed(ctx) };
+	__u32 i;
+
+#pragma unroll
+	for (i = 0; i < STEPS; i++) {
+		stir(&s, SERVICES);
+		if (bpf_xdp_adjust_head(ctx, i % 2 ? 4 : -4))
+			return XDP_ABORTED;
+		s.x += s.choice;
+	}
+	return s.x == 1 ? XDP_PASS : XDP_TX;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -8,6 +8,7 @@ use super::frame::Ip;
 use super::frame::SYN;
 use super::frame::UDP;
 use super::frame::padded;
+use super::frame::tagged;
 use super::harness::FRAME;
 use super::harness::Packets;
 use super::report::grouped;
@@ -20,6 +21,12 @@ pub const VIPS: [&str; 2] = ["192.168.100.1", "fd00:100::1"];
 pub const TCP: u16 = 80;
 pub const UDP_PORT: u16 = 53;
 pub const STICKY: u16 = 81;
+/// Of TCP too, with destinations in the VLAN [`OUT`].
+pub const TAGGED: u16 = 82;
+/// The id of that VLAN.
+pub const OUT: u16 = 9;
+/// The control word of a tag: a priority, but no VLAN, as the host is in none.
+const IN: u16 = 0xa000;
 /// Flows of each family that the tables have room for.
 pub const FLOWS: u32 = 2_000_000;
 /// The number of flows that ratios are to.
@@ -54,6 +61,8 @@ pub struct Case {
     pub count: u32,
     /// Clients that store a flow before the first round.
     pub first: u32,
+    /// The control word of the tag that a packet leaves with.
+    pub tag: Option<u16>,
 }
 
 impl Case {
@@ -66,6 +75,7 @@ impl Case {
             before: None,
             count: PACKETS,
             first: PACKETS,
+            tag: None,
         }
     }
 
@@ -90,6 +100,11 @@ impl Case {
         self.first = count;
         self
     }
+
+    fn tag(mut self, control: u16) -> Self {
+        self.tag = Some(control);
+        self
+    }
 }
 
 /// All paths. Those of a group do not disturb each other, and are run in turn;
@@ -106,6 +121,7 @@ pub fn groups() -> Vec<Vec<Case>> {
     let mut steady: Vec<Case> = [USUAL, 1, 1 << 16, 1 << 20].map(reference).into();
     for family in [&v4, &v6] {
         steady.extend(family.flows());
+        steady.extend(family.tags());
         steady.extend(family.without_flow());
         steady.extend(family.fragments());
         steady.extend(family.icmp());
@@ -183,6 +199,12 @@ impl Family {
         Packets { frame, offset: self.source, mask }
     }
 
+    /// The same of frames with a tag.
+    fn by_tagged_clients(&self, build: impl Fn(&[u8]) -> Vec<u8>, mask: u32) -> Packets {
+        let frame = filled(|payload| tagged(build(payload), IN));
+        Packets { frame, offset: self.source + 4, mask }
+    }
+
     /// Packets of flows that are known.
     fn flows(&self) -> Vec<Case> {
         let hit = |protocol: &str, frame: Vec<u8>, flows: u32| {
@@ -197,6 +219,22 @@ impl Family {
         cases
     }
 
+    /// The same where a tag is rewritten, comes or goes.
+    fn tags(&self) -> Vec<Case> {
+        let hit = |name: &str, packets| {
+            let name = format!("tag {name}, {}", self.name);
+            Case::new(name, Subject::Xvs("forwarded_flow"), packets).flows(USUAL)
+        };
+        let plain = self.by_clients(self.tcp((45000, TAGGED), ACK), 0);
+        let tagged =
+            |port| self.by_tagged_clients(|payload| self.ip().tcp((46000, port), ACK, payload), 0);
+        vec![
+            hit("rewritten", tagged(TAGGED)).tag(IN | OUT),
+            hit("pushed", plain).tag(OUT),
+            hit("popped", tagged(TCP)),
+        ]
+    }
+
     /// What makes no flow.
     fn without_flow(&self) -> Vec<Case> {
         let case = |name: &str, reason, frame, mask| {
@@ -205,12 +243,15 @@ impl Family {
         };
         let syn = |port| self.tcp((41000, port), SYN);
         let foreign = Ip::new(self.client, self.other).macs([2, 0, 0, 0, 0, 9], MAC);
-        let foreign = filled(|payload| foreign.tcp((40000, 22), ACK, payload));
+        let foreign = |payload: &[u8]| foreign.tcp((40000, 22), ACK, payload);
+        let tagged = self.by_tagged_clients(foreign, USUAL - 1);
+        let tagged_name = format!("other address, tagged, {}", self.name);
         vec![
             case("SYN", "forwarded_syn", syn(TCP), CLIENTS),
             case("SYN, sticky service", "forwarded_syn", syn(STICKY), CLIENTS),
             case("no service", "no_service", self.tcp((40000, 9), ACK), USUAL - 1),
-            case("other address", "not_vip", foreign, USUAL - 1),
+            case("other address", "not_vip", filled(foreign), USUAL - 1),
+            Case::new(tagged_name, Subject::Xvs("not_vip"), tagged).tag(IN),
         ]
     }
 

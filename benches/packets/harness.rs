@@ -144,16 +144,28 @@ impl Harness {
         first: u32,
         count: u32,
     ) -> (u32, f64) {
+        self.plan(order, program, packets, first);
+        let (verdict, time, _) = self.test_run(&packets.frame, count).expect("the wrapper runs");
+        (verdict, time.as_nanos() as f64 / f64::from(count))
+    }
+
+    /// What a program makes of the first packet.
+    pub fn frame(&self, program: Program, packets: &Packets) -> Vec<u8> {
+        self.plan(Order { stride: 0, shift: 0 }, program, packets, 0);
+        self.test_run(&packets.frame, 1).expect("the wrapper runs").2
+    }
+
+    fn plan(&self, order: Order, program: Program, packets: &Packets, first: u32) {
         assert_eq!(packets.frame.len(), FRAME);
         let words = [program.0, packets.mask, first, packets.offset, order.stride, order.shift];
         let mut plan: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         plan.extend(&packets.frame);
         self.plans.update(&0u32.to_ne_bytes(), &plan, MapFlags::ANY).expect("the plan fits");
-        let (verdict, time) = self.test_run(&packets.frame, count).expect("the wrapper runs");
-        (verdict, time.as_nanos() as f64 / f64::from(count))
     }
 
-    fn test_run(&self, frame: &[u8], count: u32) -> io::Result<(u32, Duration)> {
+    /// The verdict and the frame of the last run, and the time of all.
+    fn test_run(&self, frame: &[u8], count: u32) -> io::Result<(u32, Duration, Vec<u8>)> {
+        let mut output = vec![0; FRAME + 64];
         let mut context = libbpf_sys::xdp_md {
             data_end: frame.len() as u32,
             ingress_ifindex: self.ingress,
@@ -163,13 +175,15 @@ impl Harness {
             sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
             data_in: frame.as_ptr().cast(),
             data_size_in: frame.len() as u32,
+            data_out: output.as_mut_ptr().cast(),
+            data_size_out: output.len() as u32,
             ctx_in: (&raw mut context).cast(),
             ctx_size_in: size_of::<libbpf_sys::xdp_md>() as u32,
             repeat: count as i32,
             ..Default::default()
         };
         let start = thread_time();
-        // SAFETY: the options say how long the frame and the context are.
+        // SAFETY: the options say how long the frames and the context are.
         let result = unsafe {
             libbpf_sys::bpf_prog_test_run_opts(self.wrapper.as_raw_fd(), &raw mut options)
         };
@@ -177,7 +191,8 @@ impl Harness {
         if result != 0 {
             return Err(io::Error::from_raw_os_error(-result));
         }
-        Ok((options.retval, time))
+        output.truncate(options.data_size_out as usize);
+        Ok((options.retval, time, output))
     }
 }
 

@@ -7,6 +7,7 @@ use xvs::Client;
 
 use super::cases::Case;
 use super::cases::Subject;
+use super::frame::untagged;
 use super::harness::Harness;
 use super::harness::IN_ORDER;
 use super::harness::Program;
@@ -134,6 +135,7 @@ impl<'a> Run<'a> {
     /// Makes the flows there are in the order of their numbers: memory that is
     /// laid out in the order in which flows begin is not read in that order.
     fn begin(&mut self) {
+        self.check_tag();
         let Self { harness, program, case, .. } = self;
         if case.flows.is_some() {
             harness.store(*program, &case.packets, IN_ORDER, case.first);
@@ -141,6 +143,14 @@ impl<'a> Run<'a> {
             harness.store(*program, &case.packets, SCATTER, case.first);
             self.next += case.first;
         }
+    }
+
+    /// Sees to it that a packet leaves with the right tag.
+    fn check_tag(&self) {
+        let Self { harness, program, case, .. } = self;
+        let frame = harness.frame(*program, &case.packets);
+        let control = untagged(&frame).map(|(control, _)| control);
+        assert_eq!(control, case.tag, "{}: the tag", case.name);
     }
 
     /// Runs so many packets: nanoseconds each.

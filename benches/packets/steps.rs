@@ -75,6 +75,7 @@ pub fn measure(harness: &mut Harness, packets: &Packets) -> Vec<Step> {
         ("SipHash-1-3 of 13 octets", &progs.siphash13),
         ("SipHash-1-3 of 37 octets", &progs.siphash37),
         ("bpf_spin_lock and bpf_spin_unlock", &progs.spin_lock),
+        ("bpf_xdp_adjust_head", &progs.adjust_head),
     ]
     .into_iter()
     .map(|(name, program)| (harness.add(program.as_fd()), Step { name, times: Vec::new() }))

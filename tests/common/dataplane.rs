@@ -37,6 +37,7 @@ pub use super::flowtable::FlowKey;
 use super::flowtable::FlowTables;
 use super::netns::Namespace;
 use super::netns::sh;
+use super::vlans;
 
 /// What the program returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +152,8 @@ pub struct Dataplane {
     /// The first fragments of both families.
     pub fragments: MapHandle,
     cpus: MapHandle,
+    /// Where the other ends of the interfaces are, plb0 and plb1.
+    pub peer: Namespace,
     pins: PathBuf,
     program: OwnedFd,
     indices: [u32; 2],
@@ -212,11 +215,11 @@ impl Dataplane {
                 .vlan(3, prefix("fd00:1:3::/64"));
             let client = Client::with_options(options(limits), &["lb0", "lb1"])
                 .expect("the data plane loads and attaches");
-            test(&Self::open(client, &bpffs.0.join("xvs").join(&instance)))
+            test(&Self::open(client, &bpffs.0.join("xvs").join(&instance), peer))
         })
     }
 
-    fn open(client: Client, pins: &Path) -> Self {
+    fn open(client: Client, pins: &Path, peer: Namespace) -> Self {
         let map = |name: &str| {
             MapHandle::from_pinned_path(pins.join(name)).expect("the map is pinned by its name")
         };
@@ -229,6 +232,7 @@ impl Dataplane {
             tables: FlowTables::open(pins),
             fragments: map("fragments"),
             cpus: map("cpus"),
+            peer,
             pins: pins.to_owned(),
             program: Program::fd_from_pinned_path(pins.join("xvs")).expect("a pinned program"),
             indices: [index(Port::Lb0), index(Port::Lb1)],
@@ -243,29 +247,12 @@ impl Dataplane {
 
     /// Gives the way out of every destination this tag, as that by a VLAN has.
     pub fn tag_ways_out(&self, id: u16) {
-        let records = self.map("destinations");
-        for slot in 1..records.max_entries() {
-            let slot = slot.to_ne_bytes();
-            let record = records.lookup(&slot, MapFlags::ANY).expect("a lookup");
-            let mut record = record.expect("the slot is within the array");
-            // The word before the last two: a MAC address, and the tag.
-            if record[4..8] != [0; 4] {
-                record[46..48].copy_from_slice(&id.to_be_bytes());
-                records.update(&slot, &record, MapFlags::EXIST).expect("the slot is there");
-            }
-        }
+        vlans::tag_ways_out(&self.pins, .., id);
     }
 
     /// Makes the program take the host for one that is in every VLAN.
     pub fn join_all_vlans(&self) {
-        let gate = self.map("gate");
-        let zero = 0_u32.to_ne_bytes();
-        let record = gate.lookup(&zero, MapFlags::ANY).expect("a lookup");
-        let mut record = record.expect("there is one");
-        // They come last, but for eight indices.
-        let vlans = record.len() - 32 - 512;
-        record[vlans..][..512].fill(0xff);
-        gate.update(&zero, &record, MapFlags::EXIST).expect("there is one");
+        vlans::join_all_vlans(&self.pins);
     }
 
     /// The interfaces that the program may redirect to.
@@ -360,7 +347,7 @@ impl Dataplane {
             data: 0,
             data_end: first as u32,
             data_meta: 0,
-            ingress_ifindex: self.indices[ingress as usize],
+            ingress_ifindex: self.index(ingress),
             rx_queue_index: 0,
             egress_ifindex: 0,
         };

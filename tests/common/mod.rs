@@ -8,3 +8,6 @@ pub mod flowtable;
 pub mod frame;
 pub mod netns;
 pub mod random;
+pub mod vlans;
+pub mod wire;
+pub mod xdp;
