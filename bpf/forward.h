@@ -106,12 +106,12 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	p->verdict = way_out(ctx, p, ifindex, &mtu);
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
-	/* Each address is read as one word: it may be changing. Those of another
-	 * way are not this one's.
+	/* Each address is read as one word, for the record may be changing: both
+	 * must be of one VLAN, and the way the same before and after.
 	 */
 	destination.word = READ_ONCE(*(__u64 *)d->mac);
 	source.word = READ_ONCE(*(__u64 *)d->source_mac);
-	if (p->verdict == XDP_ABORTED ||
+	if (p->verdict == XDP_ABORTED || destination.vlan != source.vlan ||
 	    READ_ONCE(*(__u64 *)&d->ifindex) != way)
 		return XVS_NO_DESTINATION;
 

@@ -188,10 +188,13 @@ struct xvs_destination {
 	__be16 port;
 	__u8 protocol;
 	__u8 pad1[5];
-	__u8 mac[6]; /* of the server */
-	__u8 pad2[2];
+	/* Each word of an address has the VLAN, so that they are known to be of
+	 * one way out.
+	 */
+	__u8 mac[6];	    /* of the server */
+	__be16 mac_vlan;    /* of the way out, 0: untagged */
 	__u8 source_mac[6]; /* of the way out */
-	__be16 vlan;	    /* of the way out, 0: untagged */
+	__be16 vlan;	    /* the same */
 	__u32 idle;	    /* ticks that a silent flow lives */
 	__u32 closing;	    /* the same after FIN or RST */
 	/* One word: the way out. */
@@ -208,6 +211,7 @@ enum xvs_status {
 	XVS_NO_NEIGHBOUR,
 	XVS_NO_INTERFACE,
 	XVS_MTU_TOO_SMALL,
+	XVS_NOT_ATTACHED,
 };
 
 /* Why a prefix of a VLAN can be reached or not. */
@@ -217,6 +221,7 @@ enum xvs_vlan_status {
 	XVS_VLAN_ELSEWHERE,
 	XVS_VLAN_DOWN,
 	XVS_VLAN_MTU_TOO_SMALL,
+	XVS_VLAN_NOT_ATTACHED,
 };
 
 /* Part of a lookup table, which has as many in a row as it needs. */
@@ -358,6 +363,7 @@ enum xvs_offload {
 	XVS_OFFLOAD_RXVLAN = 1 << 0,
 	XVS_OFFLOAD_LRO = 1 << 1,
 	XVS_OFFLOAD_GRO_HW = 1 << 2,
+	XVS_OFFLOAD_RXVLAN_STAG = 1 << 3,
 };
 
 struct xvs_interface {
@@ -420,7 +426,9 @@ struct xvs_prefix {
 	__u32 ifindex; /* of the interface that is in it, 0: none */
 	__u32 mtu;     /* octets of an IP packet */
 	__u32 limit;   /* of the MTU, as configured, 0: none */
+	__u32 tag;     /* id that frames leave with, 0: none */
 	enum xvs_vlan_status status;
+	__u32 pad;
 };
 
 _Static_assert(XVS_REASONS <= XVS_REASON_ROOM, "reasons have room");

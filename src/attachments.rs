@@ -1,15 +1,16 @@
 //! The program on interfaces: attached, detached, and told to readers.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::Error;
 use crate::Event;
 use crate::Mode;
-use crate::Options;
 use crate::Result;
 use crate::bpf::Attachment;
 use crate::bpf::Dataplane;
@@ -34,11 +35,20 @@ use crate::ports::Port;
 /// programs need it unless driver and kernel (5.18) have several buffers for one.
 const ONE_PAGE_MTU: u32 = 3_000;
 
+/// What could not be attached to is tried again after this, or when its MTU is
+/// another one. Each try turns its offloads off and on, for which many cards lose
+/// their link.
+const RETRY: Duration = Duration::from_secs(60);
+
 /// The interfaces that the program is on.
 #[derive(Debug)]
 pub(crate) struct Attachments {
     // Dropped in this order: first nothing reaches the program any more.
     attached: Vec<Attached>,
+    /// What could not be attached to, and when it is tried again.
+    failed: Vec<(Device, Instant)>,
+    /// When a member of a bond was attached to or detached from last.
+    touched: BTreeMap<u32, Instant>,
     dataplane: Dataplane,
     offloads: Arc<Offloads>,
     maps: Arc<Maps>,
@@ -54,68 +64,112 @@ struct Attached {
     device: Device,
 }
 
+/// What came of following the interfaces.
+#[derive(Debug, Default)]
+pub(crate) struct Followed {
+    /// Whether the program is on others than before.
+    pub(crate) changed: bool,
+    /// Bonds that take no program, whose members may.
+    pub(crate) split: Vec<u32>,
+    /// When to follow again, if not because of news.
+    pub(crate) due: Option<Instant>,
+    /// What went wrong.
+    pub(crate) failures: Vec<Error>,
+}
+
 impl Attachments {
-    /// Attaches to all ports: native, or all generic where `Mode::Auto` meets an
-    /// interface without native XDP, for a native program cannot redirect there:
-    /// the kernel would drop what is counted as forwarded.
+    /// Attaches to all ports, all native or all generic: a native program cannot
+    /// redirect to an interface without native XDP, for the kernel would drop what
+    /// is counted as forwarded.
     pub(crate) fn new(
         dataplane: Dataplane,
         maps: Arc<Maps>,
-        options: &Options,
+        generic: bool,
+        pause: Duration,
         ports: &mut [Port],
         observed: &Snapshot,
         events: &Arc<Events>,
     ) -> Result<Self> {
         let mut attachments = Self {
             attached: Vec::new(),
+            failed: Vec::new(),
+            touched: BTreeMap::new(),
             dataplane,
             offloads: Arc::new(Offloads::new(Arc::clone(&maps), Arc::clone(events))),
             maps,
-            generic: options.mode == Mode::Generic,
-            pause: options.attach_pause,
+            generic,
+            pause,
         };
-        match attachments.attach_ports(ports, observed) {
-            Err(Error::NativeUnsupported { interface, source }) if options.mode == Mode::Auto => {
-                events.push(Event::GenericMode { interface, reason: source.to_string() });
-                attachments.detach();
-                attachments.generic = true;
-                attachments.attach_ports(ports, observed)?;
-            }
-            result => result?,
-        }
+        attachments.attach_ports(ports, observed)?;
         attachments.describe();
+        let attached = attachments.indices();
+        ports.iter_mut().for_each(|port| port.attached.clone_from(&attached));
         Ok(attachments)
     }
 
+    /// The interfaces that the program is on.
+    pub(crate) fn indices(&self) -> Vec<u32> {
+        self.attached.iter().map(|attached| attached.device.index).collect()
+    }
+
     /// Attaches to what has to have the program, and detaches from what need not
-    /// any more; whatever could not be attached to is told.
-    pub(crate) fn follow(&mut self, wanted: &[Device], events: &Events) -> Vec<Error> {
-        let unwanted = |attached: &mut Attached| !wanted.iter().any(|d| d.is(&attached.device));
-        let gone: Vec<Attached> = self.attached.extract_if(.., unwanted).collect();
-        let mut changed = !gone.is_empty();
-        // The kernel took it out if the interface itself is gone.
-        let removed = gone.iter().map(|gone| self.maps.ports.remove(gone.device.index));
-        let mut failures: Vec<Error> = removed.filter_map(Result::err).collect();
-        drop(gone);
+    /// any more.
+    pub(crate) fn follow(&mut self, wanted: &[Device], events: &Events) -> Followed {
+        let now = Instant::now();
+        let same = |a: &Device, b: &Device| a.is(b) && a.mtu == b.mtu;
+        self.failed.retain(|(f, until)| *until > now && wanted.iter().any(|d| same(d, f)));
+        let mut followed = self.detach_from(|device| !wanted.iter().any(|d| d.is(device)));
+        let mut renamed = false;
         for device in wanted {
             if let Some(attached) = self.attached.iter_mut().find(|a| device.is(&a.device)) {
-                changed |= attached.device.name != device.name;
+                renamed |= attached.device.name != device.name;
                 attached.follow(device, &self.offloads);
                 continue;
             }
-            self.pause_before(device);
+            let failed = self.failed.iter().find(|(failed, _)| device.is(failed));
+            let until = failed.map(|(_, until)| *until).or_else(|| self.paused_until(device));
+            if let Some(until) = until.filter(|until| *until > now) {
+                followed.due = Some(followed.due.map_or(until, |due| due.min(until)));
+                continue;
+            }
             match self.attach(device) {
                 Ok(()) => {
                     events.push(Event::Attached { interface: device.name.clone() });
-                    changed = true;
+                    followed.changed = true;
                 }
-                Err(error) => failures.push(error),
+                Err(Error::NativeUnsupported { .. }) if device.is_bond => {
+                    followed.split.push(device.index);
+                }
+                Err(error) => {
+                    self.failed.push((device.clone(), now + RETRY));
+                    followed.failures.push(error);
+                }
             }
         }
-        if changed {
+        if followed.changed || renamed {
             self.describe();
         }
-        failures
+        followed
+    }
+
+    /// Detaches from interfaces without a program, for they are not those that it
+    /// was attached to, and tells the data plane anew what may be sent by the
+    /// others: drivers change their minds, and what was moved to another network
+    /// namespace and back is forgotten there.
+    pub(crate) fn reconcile(&mut self, bare: &[u32]) -> Followed {
+        let mut followed = self.detach_from(|device| bare.contains(&device.index));
+        let ways = self.attached.iter().map(|attached| self.add_way_out(&attached.device));
+        followed.failures.extend(ways.filter_map(Result::err));
+        followed
+    }
+
+    fn detach_from(&mut self, unwanted: impl Fn(&Device) -> bool) -> Followed {
+        let gone = self.attached.extract_if(.., |attached| unwanted(&attached.device));
+        let gone: Vec<Attached> = gone.collect();
+        // The kernel took it out if the interface itself is gone.
+        let removed = gone.iter().map(|gone| self.maps.ports.remove(gone.device.index));
+        let failures = removed.filter_map(Result::err).collect();
+        Followed { changed: !gone.is_empty(), failures, ..Followed::default() }
     }
 
     /// Attaches to bonds where the kernel can, elsewhere to their members.
@@ -146,7 +200,7 @@ impl Attachments {
 
     fn attach_devices(&mut self, port: &Port, observed: &Snapshot) -> Result<()> {
         for device in port.devices(observed) {
-            self.pause_before(&device);
+            self.pause(&device);
             self.attach(&device)?;
         }
         Ok(())
@@ -171,7 +225,7 @@ impl Attachments {
             Err(error)
                 if matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::AlreadyExists) =>
             {
-                let program = "attached just now".to_owned();
+                let program = "not there before".to_owned();
                 return Err(Error::ForeignProgram { interface: interface(), program });
             }
             Err(source) if self.generic => {
@@ -183,6 +237,7 @@ impl Attachments {
             }
         };
         let () = self.add_way_out(device)?;
+        self.touch(device);
         let device = device.clone();
         self.attached.push(Attached { _attachment: attachment, offloads, device });
         Ok(())
@@ -191,28 +246,30 @@ impl Attachments {
     /// Lets packets leave by an interface that the program is on.
     fn add_way_out(&self, device: &Device) -> Result<()> {
         let () = self.maps.ports.insert(device.index)?;
-        // In generic mode a frame is a socket buffer, as any other that is sent. Of
-        // native mode most drivers tell only now that they have a program.
+        // Most drivers tell only now that they have a program.
         let features = xdp_features(device.index).ok().flatten();
-        if self.generic || features.is_some_and(|features| features.sends_frags) {
-            let () = self.maps.ports.allow_frags(device.index)?;
-        }
-        Ok(())
-    }
-
-    /// Waits if another member of its bond was attached to just before.
-    fn pause_before(&self, device: &Device) {
-        let last = self.attached.last().and_then(|attached| attached.device.bond);
-        if last.is_some() && last == device.bond {
-            thread::sleep(self.pause);
+        match features.is_some_and(|features| features.sends_frags) {
+            true => self.maps.ports.allow_frags(device.index),
+            false => self.maps.ports.refuse_frags(device.index),
         }
     }
 
-    fn detach(&mut self) {
-        while let Some(Attached { device, .. }) = self.attached.pop() {
-            // An interface that stays there is no harm: it gets no packets.
-            let _ = self.maps.ports.remove(device.index);
-            self.pause_before(&device);
+    /// Until when a member of a bond is left alone, for the sake of the others.
+    fn paused_until(&self, device: &Device) -> Option<Instant> {
+        Some(*self.touched.get(&device.bond?)? + self.pause)
+    }
+
+    /// Waits for that.
+    fn pause(&self, device: &Device) {
+        if let Some(until) = self.paused_until(device) {
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Begins a pause for the other members of its bond.
+    fn touch(&mut self, device: &Device) {
+        if let Some(bond) = device.bond {
+            self.touched.insert(bond, Instant::now());
         }
     }
 
@@ -234,9 +291,15 @@ impl Attached {
     /// Takes another name, and turns offloads off on members that have joined its
     /// bond, and on again on those that have left.
     fn follow(&mut self, wanted: &Device, offloads: &Arc<Offloads>) {
-        self.offloads.retain(|off| wanted.cards.contains(&off.card));
+        self.offloads.retain_mut(|off| match wanted.card(off.card.index) {
+            Some(card) => {
+                off.rename(&card.name);
+                true
+            }
+            None => false,
+        });
         for card in &wanted.cards {
-            if !self.device.cards.contains(card) {
+            if self.device.card(card.index).is_none() {
                 self.offloads.push(offloads.turn_off(card, wanted.index));
             }
         }
@@ -246,7 +309,14 @@ impl Attached {
 
 impl Drop for Attachments {
     fn drop(&mut self) {
-        self.detach();
+        while let Some(attached) = self.attached.pop() {
+            let device = attached.device.clone();
+            // An interface that stays there is no harm: it gets no packets.
+            let _ = self.maps.ports.remove(device.index);
+            self.pause(&device);
+            drop(attached);
+            self.touch(&device);
+        }
     }
 }
 
@@ -266,16 +336,18 @@ fn check_headers(link: &Link) -> Result<()> {
 /// Why an interface takes no native program, as far as can be told.
 fn refusal(device: &Device, source: io::Error) -> io::Error {
     let kind = source.kind();
-    let said = match kind {
+    let mut said = match kind {
         ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),
         _ => source.to_string(),
     };
-    if device.mtu <= ONE_PAGE_MTU {
-        return io::Error::new(kind, said);
+    if let Some(lower) = &device.on {
+        said += &format!("; it is on `{lower}`: run on that instead, its VLANs are found");
     }
-    let mtu = device.mtu;
-    let mtu = format!("its MTU of {mtu} may be too large, most drivers take {ONE_PAGE_MTU}");
-    io::Error::new(kind, format!("{said}; {mtu}"))
+    if device.mtu > ONE_PAGE_MTU {
+        let mtu = device.mtu;
+        said += &format!("; its MTU of {mtu} may be too large, most drivers take {ONE_PAGE_MTU}");
+    }
+    io::Error::new(kind, said)
 }
 
 /// Refuses ports that have an XDP program already, whosever it is; of a bond also

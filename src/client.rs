@@ -24,7 +24,9 @@ use crate::Error;
 use crate::Event;
 use crate::Info;
 use crate::Instance;
+use crate::Mode;
 use crate::Options;
+use crate::PutBack;
 use crate::Result;
 use crate::Service;
 use crate::ServiceExtended;
@@ -38,6 +40,7 @@ use crate::bpf::FlowOwner;
 use crate::bpf::FlowTag;
 use crate::bpf::InstanceRecord;
 use crate::bpf::Layout;
+use crate::bpf::Maps;
 use crate::bpf::ReasonCode;
 use crate::bpf::Settings;
 use crate::bpf::Sizes;
@@ -54,8 +57,10 @@ use crate::hash::HashKey;
 use crate::host;
 use crate::monitor::Monitor;
 use crate::net::Net;
+use crate::net::Snapshot;
 use crate::net::Watcher;
 use crate::ports;
+use crate::ports::Port;
 
 /// A load balancer on some interfaces of this host.
 ///
@@ -117,49 +122,21 @@ impl Client {
         let observed = net.snapshot()?;
         let mut ports = ports::resolve(interfaces, &observed)?;
         check_unoccupied(&ports, &observed)?;
-        if let Ok(left) = Instance::open(&options.bpffs, &options.instance) {
-            // A neighbour entry that stays managed keeps nobody from starting.
-            let _ = left.disown_neighbours(&mut net);
-            // Nor does an offload that stays off.
-            let _ = left.put_back_offloads(&mut net);
-        }
-        directory.clear()?;
-        let settings = settings(&options)?;
-        let sizes = Sizes {
-            settings,
-            table_blocks: Control::table_blocks(&options),
-            prefixes: MAX_PREFIXES as u32,
-        };
-        let (dataplane, maps) = Dataplane::load(&sizes, directory)?;
-        let maps = Arc::new(maps);
-        maps.instance.write(
-            0,
-            &InstanceRecord {
-                layout: Layout::XVS_LAYOUT_VERSION,
-                reasons: ReasonCode::XVS_REASONS,
-                tick: Tick::XVS_TICK_SHIFT,
-                flow_owner: FlowOwner::XVS_FLOW_SLOT_BITS,
-                flow_meta: FlowMeta::XVS_FLOW_SEEN_BITS,
-                flow_tag: FlowTag::XVS_TAG_UNUSED,
-                tables: Tables::XVS_CHUNK,
-                process: process::id(),
-                started_ns: now_ns(),
-                settings,
-                flows: options.flows,
-                netns: host::network_namespace(),
-                ..Default::default()
-            },
-        );
-
         let events = Arc::new(Events::default());
-        let attachments = Attachments::new(
-            dataplane,
-            Arc::clone(&maps),
-            &options,
-            &mut ports,
-            &observed,
-            &events,
-        )?;
+        if let Ok(left) = Instance::open(&options.bpffs, &options.instance) {
+            clean_up(&left, &mut net, &events);
+        }
+        let mut start = |directory, mode| {
+            start(&options, mode == Mode::Generic, directory, &mut ports, &observed, &events)
+        };
+        let (attachments, maps) = match start(directory, options.mode) {
+            Err(Error::NativeUnsupported { interface, source }) if options.mode == Mode::Auto => {
+                events.push(Event::GenericMode { interface, reason: source.to_string() });
+                let directory = Directory::create(&options.bpffs, &options.instance)?;
+                start(directory, Mode::Generic)?
+            }
+            started => started?,
+        };
         let control =
             Control::new(&options, Arc::clone(&maps), Arc::clone(&events), ports, observed);
 
@@ -426,7 +403,69 @@ fn find<'a>(
         .ok_or(Error::DestinationNotFound { service, address })
 }
 
-fn settings(options: &Options) -> Result<Settings> {
+/// Undoes what the last process of the instance, which has died, left changed of
+/// the host. What cannot be undone is told, and keeps nobody from starting.
+fn clean_up(left: &Instance, net: &mut Net, events: &Events) {
+    // A neighbour entry that stays managed is no harm.
+    let _ = left.disown_neighbours(net);
+    let stay_off = match left.put_back_offloads(net) {
+        Ok(put_back) => put_back.into_iter().filter(|put_back| !put_back.on).collect(),
+        Err(error) => {
+            events.push(Event::Failed(error.to_string()));
+            Vec::new()
+        }
+    };
+    for PutBack { interface, offload, .. } in stay_off {
+        events.push(Event::Failed(format!(
+            "{offload} of `{interface}`, which the last process had turned off, stays off; \
+             `ethtool -K {interface} {offload} on` turns it on"
+        )));
+    }
+}
+
+/// Loads the data plane and attaches it to the ports, native or generic.
+fn start(
+    options: &Options,
+    generic: bool,
+    directory: Directory,
+    ports: &mut [Port],
+    observed: &Snapshot,
+    events: &Arc<Events>,
+) -> Result<(Attachments, Arc<Maps>)> {
+    directory.clear()?;
+    let settings = settings(options, generic)?;
+    let sizes = Sizes {
+        settings,
+        table_blocks: Control::table_blocks(options),
+        prefixes: MAX_PREFIXES as u32,
+    };
+    let (dataplane, maps) = Dataplane::load(&sizes, directory)?;
+    let maps = Arc::new(maps);
+    maps.instance.write(
+        0,
+        &InstanceRecord {
+            layout: Layout::XVS_LAYOUT_VERSION,
+            reasons: ReasonCode::XVS_REASONS,
+            tick: Tick::XVS_TICK_SHIFT,
+            flow_owner: FlowOwner::XVS_FLOW_SLOT_BITS,
+            flow_meta: FlowMeta::XVS_FLOW_SEEN_BITS,
+            flow_tag: FlowTag::XVS_TAG_UNUSED,
+            tables: Tables::XVS_CHUNK,
+            process: process::id(),
+            started_ns: now_ns(),
+            settings,
+            flows: options.flows,
+            netns: host::network_namespace(),
+            ..Default::default()
+        },
+    );
+    let pause = options.attach_pause;
+    let shared = Arc::clone(&maps);
+    let attachments = Attachments::new(dataplane, shared, generic, pause, ports, observed, events)?;
+    Ok((attachments, maps))
+}
+
+fn settings(options: &Options, generic: bool) -> Result<Settings> {
     let key = HashKey::from(options.hash_key);
     let secret = HashKey::from(secret()?);
     let interval = 1_000_000_000 / u64::from(options.icmp_rate);
@@ -441,7 +480,9 @@ fn settings(options: &Options) -> Result<Settings> {
         services: options.services + 1,
         destinations: options.destinations + 1,
         cpus: host::cpus()?,
-        frags: u32::from(has_frags()),
+        // A generic program that cannot have them gets frames in one buffer from
+        // the kernel, which does not follow all that a program does to several.
+        frags: u32::from(!generic && has_frags()),
         jiffy_ns: jiffy_ns(),
         icmp_interval: interval,
         // A tenth of a second's worth at once.

@@ -78,6 +78,8 @@ pub(crate) struct Control {
     events: Arc<Events>,
     config: Config,
     ports: Vec<Port>,
+    /// The members of bonds among them, and whether they can be used.
+    members: BTreeMap<String, bool>,
     prefixes: Vec<VlanPrefix>,
     /// What was told of each prefix last.
     vlan_statuses: BTreeMap<Prefix, VlanStatus>,
@@ -125,6 +127,7 @@ impl Control {
             events,
             config: options.config.clone(),
             ports,
+            members: BTreeMap::new(),
             prefixes: Vec::new(),
             vlan_statuses: BTreeMap::new(),
             observed,
@@ -143,6 +146,7 @@ impl Control {
             generations: vec![1; options.destinations as usize + 1],
         };
         control.write_gate();
+        control.tell_members();
         control.find_vlans();
         control
     }

@@ -33,49 +33,54 @@ pub(crate) struct NextHop {
 pub(crate) struct Unreachable {
     /// The reason.
     pub(crate) status: DestinationStatus,
-    /// The interface on which the address is to be resolved, if any.
-    pub(crate) interface: Option<u32>,
+    /// The way to where the neighbour was last, while it does not answer.
+    pub(crate) last: Option<NextHop>,
 }
 
-/// Finds the way to an address in one of the prefixes.
+/// Finds the way to an address in one of the prefixes; `last` is what was found
+/// before.
 pub(crate) fn next_hop(
     address: IpAddr,
+    last: Option<NextHop>,
     prefixes: &[VlanPrefix],
     ports: &[Port],
     snapshot: &Snapshot,
 ) -> Result<NextHop, Unreachable> {
-    let nowhere = |status| Unreachable { status, interface: None };
+    let unreachable = |status| Unreachable { status, last: None };
     // No two prefixes of a configuration overlap.
     let prefix = prefixes.iter().find(|p| p.prefix.contains(address));
-    let prefix = prefix.ok_or(nowhere(DestinationStatus::NoPrefix))?;
+    let prefix = prefix.ok_or(unreachable(DestinationStatus::NoPrefix))?;
     if snapshot.addresses.iter().any(|own| own.address == address) {
         // No neighbour answers for it, and asking would announce it.
-        return Err(nowhere(DestinationStatus::NoNeighbour));
+        return Err(unreachable(DestinationStatus::NoNeighbour));
     }
-    let place = prefix.place.ok_or(nowhere(DestinationStatus::NoInterface))?;
-    let unreachable = |status| Unreachable { status, interface: Some(place.interface) };
-    let status = match prefix.status(snapshot) {
+    let status = match prefix.status(ports, snapshot) {
         VlanStatus::Usable => None,
         VlanStatus::NoInterface | VlanStatus::Elsewhere => Some(DestinationStatus::NoInterface),
         VlanStatus::Down => Some(DestinationStatus::InterfaceDown),
         VlanStatus::MtuTooSmall => Some(DestinationStatus::MtuTooSmall),
+        VlanStatus::NotAttached => Some(DestinationStatus::NotAttached),
     };
     if let Some(status) = status {
         return Err(unreachable(status));
     }
-    let down = unreachable(DestinationStatus::InterfaceDown);
-    let link = prefix.link(snapshot).ok_or(down)?;
+    let found = prefix.place.zip(prefix.link(snapshot));
+    let (place, link) = found.ok_or(unreachable(DestinationStatus::NoInterface))?;
     let port = ports.iter().find(|port| port.index == place.exit.port);
-    let egress = port.and_then(|port| port.egress(address, snapshot)).ok_or(down)?;
-    let neighbour = snapshot.neighbours.get(&(place.interface, address));
-    let destination = destination(neighbour).map_err(unreachable)?;
-    Ok(NextHop {
+    let egress = port.and_then(|port| port.egress(address, snapshot));
+    let egress = egress.ok_or(unreachable(DestinationStatus::InterfaceDown))?;
+    let to = |destination| NextHop {
         interface: place.interface,
         egress,
         tag: place.exit.tag,
         source: link.mac,
         destination,
         mtu: prefix.mtu(link),
+    };
+    let neighbour = snapshot.neighbours.get(&(place.interface, address));
+    destination(neighbour).map(to).map_err(|status| {
+        let last = last.filter(|last| last.interface == place.interface);
+        Unreachable { status, last: last.map(|last| to(last.destination)) }
     })
 }
 
@@ -111,7 +116,9 @@ mod tests {
     }
 
     fn all_ports(snapshot: &Snapshot) -> Vec<Port> {
-        ports::resolve(&["eth0", "eth1", "eth2"], snapshot).unwrap()
+        let mut ports = ports::resolve(&["eth0", "eth1", "eth2"], snapshot).unwrap();
+        ports.iter_mut().for_each(|port| port.attached = vec![2, 3, 4]);
+        ports
     }
 
     #[test]
@@ -130,16 +137,16 @@ mod tests {
                 mtu: 1500,
             })
         };
-        let failed = |status, interface| Err(Unreachable { status, interface });
+        let failed = |status| Err(Unreachable { status, last: None });
         let cases = [
-            ("in no prefix", "10.9.9.9", None, failed(NoPrefix, None)),
-            ("of the other family", "::10.1.2.3", None, failed(NoPrefix, None)),
-            ("not asked for", "10.1.2.3", None, failed(Resolving, Some(2))),
-            ("none yet", "10.1.2.3", Some((S::None, None)), failed(Resolving, Some(2))),
-            ("asked", "10.1.2.3", Some((S::Incomplete, None)), failed(Resolving, Some(2))),
-            ("silent", "10.1.2.3", Some((S::Failed, None)), failed(NoNeighbour, Some(2))),
-            ("silent now", "10.1.2.3", Some((S::Failed, known)), failed(NoNeighbour, Some(2))),
-            ("no MAC", "10.1.2.3", Some((S::NoArp, None)), failed(Resolving, Some(2))),
+            ("in no prefix", "10.9.9.9", None, failed(NoPrefix)),
+            ("of the other family", "::10.1.2.3", None, failed(NoPrefix)),
+            ("not asked for", "10.1.2.3", None, failed(Resolving)),
+            ("none yet", "10.1.2.3", Some((S::None, None)), failed(Resolving)),
+            ("asked", "10.1.2.3", Some((S::Incomplete, None)), failed(Resolving)),
+            ("silent", "10.1.2.3", Some((S::Failed, None)), failed(NoNeighbour)),
+            ("silent now", "10.1.2.3", Some((S::Failed, known)), failed(NoNeighbour)),
+            ("no MAC", "10.1.2.3", Some((S::NoArp, None)), failed(Resolving)),
             ("reachable", "10.1.2.3", Some((S::Reachable, known)), reached(2)),
             ("stale", "10.1.2.3", Some((S::Stale, known)), reached(2)),
             ("delay", "10.1.2.3", Some((S::Delay, known)), reached(2)),
@@ -147,11 +154,11 @@ mod tests {
             ("permanent", "10.1.2.3", Some((S::Permanent, known)), reached(2)),
             ("no ARP", "10.1.2.3", Some((S::NoArp, known)), reached(2)),
             ("IPv6", "2001:db8::3", Some((S::Reachable, known)), reached(3)),
-            ("a group", "10.1.2.255", Some((S::NoArp, broadcast)), failed(NoNeighbour, Some(2))),
-            ("our own", "10.1.2.1", Some((S::Reachable, known)), failed(NoNeighbour, None)),
-            ("down", "10.1.4.3", Some((S::Permanent, known)), failed(InterfaceDown, Some(4))),
-            ("gone", "10.1.5.3", Some((S::Permanent, known)), failed(NoInterface, Some(5))),
-            ("nowhere", "10.1.6.3", Some((S::Permanent, known)), failed(NoInterface, None)),
+            ("a group", "10.1.2.255", Some((S::NoArp, broadcast)), failed(NoNeighbour)),
+            ("our own", "10.1.2.1", Some((S::Reachable, known)), failed(NoNeighbour)),
+            ("down", "10.1.4.3", Some((S::Permanent, known)), failed(InterfaceDown)),
+            ("gone", "10.1.5.3", Some((S::Permanent, known)), failed(NoInterface)),
+            ("nowhere", "10.1.6.3", Some((S::Permanent, known)), failed(NoInterface)),
         ];
         let prefixes = [
             prefix("10.1.2.0/24", 2),
@@ -170,7 +177,7 @@ mod tests {
                 }
             }
             assert_eq!(
-                next_hop(address, &prefixes, &all_ports(&snapshot), &snapshot),
+                next_hop(address, None, &prefixes, &all_ports(&snapshot), &snapshot),
                 expected,
                 "{what}"
             );
@@ -185,9 +192,8 @@ mod tests {
         let state = NeighbourState::Reachable;
         let neighbour = Neighbour { mac: Some(SERVER), state, managed: true };
         snapshot.neighbours.insert((3, address), neighbour);
-        let status = DestinationStatus::Resolving;
-        let expected = Err(Unreachable { status, interface: Some(2) });
-        assert_eq!(next_hop(address, &prefixes, &all_ports(&snapshot), &snapshot), expected);
+        let expected = Err(Unreachable { status: DestinationStatus::Resolving, last: None });
+        assert_eq!(next_hop(address, None, &prefixes, &all_ports(&snapshot), &snapshot), expected);
     }
 
     #[test]
@@ -201,15 +207,45 @@ mod tests {
         snapshot.neighbours.insert((10, address), neighbour);
         let place = Some(Place { interface: 10, exit });
         let prefixes = [VlanPrefix { place, limit: Some(1400), ..prefix("10.1.2.0/24", 10) }];
-        let whole = next_hop(address, &prefixes, &ports, &snapshot).unwrap();
+        ports[0].attached = vec![2, 3, 10];
+        let whole = next_hop(address, None, &prefixes, &ports, &snapshot).unwrap();
         assert_eq!((whole.egress, whole.tag, whole.mtu), (10, 7, 1400));
 
         ports[0].split = true;
-        let split = next_hop(address, &prefixes, &ports, &snapshot).unwrap();
+        let split = next_hop(address, None, &prefixes, &ports, &snapshot).unwrap();
         assert_eq!(split, NextHop { egress: 2, ..whole }, "the member in use");
         snapshot.links.get_mut(&2).unwrap().running = false;
-        let status = DestinationStatus::InterfaceDown;
-        let down = Unreachable { status, interface: Some(10) };
-        assert_eq!(next_hop(address, &prefixes, &ports, &snapshot), Err(down));
+        let down = Unreachable { status: DestinationStatus::InterfaceDown, last: None };
+        assert_eq!(next_hop(address, None, &prefixes, &ports, &snapshot), Err(down));
+    }
+
+    /// Live flows stay with a neighbour that does not answer, by the way that
+    /// there is now.
+    #[test]
+    fn a_silent_neighbour_keeps_its_address_and_no_more() {
+        let mut snapshot = bonded(&[(10, "10.1.2.1/24")]);
+        let mut ports = ports::resolve(&["bond0"], &snapshot).unwrap();
+        ports[0].split = true;
+        ports[0].attached = vec![2, 3];
+        let address: IpAddr = "10.1.2.3".parse().unwrap();
+        let prefixes = [prefix("10.1.2.0/24", 10)];
+        let way = NextHop {
+            interface: 10,
+            egress: 3,
+            tag: 7,
+            source: Mac([2, 0, 0, 0, 0, 77]),
+            destination: SERVER,
+            mtu: 9000,
+        };
+        let silent = |last, snapshot: &Snapshot| {
+            next_hop(address, Some(last), &prefixes, &ports, snapshot).unwrap_err()
+        };
+        let now = NextHop { egress: 2, tag: 0, source: ROUTER, mtu: 1500, ..way };
+        let expected = Unreachable { status: DestinationStatus::Resolving, last: Some(now) };
+        assert_eq!(silent(way, &snapshot), expected);
+        let elsewhere = NextHop { interface: 4, ..way };
+        assert_eq!(silent(elsewhere, &snapshot).last, None, "its address was one elsewhere");
+        snapshot.links.get_mut(&10).unwrap().running = false;
+        assert_eq!(silent(way, &snapshot).last, None, "there is no way");
     }
 }

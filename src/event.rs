@@ -26,9 +26,9 @@ pub enum Event {
     Resolved { service: ServiceKey, address: IpAddr },
     /// A destination gets no new flows any more.
     Unreachable { service: ServiceKey, address: IpAddr, status: DestinationStatus },
-    /// An interface of the instance went down or away.
+    /// An interface of the instance, or a member of its bond, went down or away.
     InterfaceDown { interface: String },
-    /// An interface of the instance is up again.
+    /// An interface of the instance, or a member of its bond, is up again.
     InterfaceUp { interface: String },
     /// An interface of the instance, or a member of its bond, came, and the
     /// program is on it.

@@ -206,6 +206,7 @@ impl Instance {
             prefix,
             status: vlan_status(&record),
             interface: number(record.ifindex),
+            tag: number(record.tag).map(|tag| tag as u16),
             address: some(record.own),
             gateway: some(record.gateway),
             mtu: number(record.mtu),
@@ -547,6 +548,7 @@ fn status(info: &DestinationInfo) -> DestinationStatus {
         StatusCode::XVS_NO_NEIGHBOUR => DestinationStatus::NoNeighbour,
         StatusCode::XVS_NO_INTERFACE => DestinationStatus::NoInterface,
         StatusCode::XVS_MTU_TOO_SMALL => DestinationStatus::MtuTooSmall,
+        StatusCode::XVS_NOT_ATTACHED => DestinationStatus::NotAttached,
         _ => DestinationStatus::Resolving,
     }
 }
@@ -557,6 +559,7 @@ fn vlan_status(record: &PrefixRecord) -> VlanStatus {
         VlanCode::XVS_VLAN_ELSEWHERE => VlanStatus::Elsewhere,
         VlanCode::XVS_VLAN_DOWN => VlanStatus::Down,
         VlanCode::XVS_VLAN_MTU_TOO_SMALL => VlanStatus::MtuTooSmall,
+        VlanCode::XVS_VLAN_NOT_ATTACHED => VlanStatus::NotAttached,
         _ => VlanStatus::NoInterface,
     }
 }

@@ -18,6 +18,7 @@ use nix::poll::poll;
 
 use crate::Error;
 use crate::Event;
+use crate::attachments::Followed;
 use crate::client::Shared;
 use crate::net::Net;
 use crate::net::Watcher;
@@ -40,6 +41,8 @@ pub(crate) struct Monitor {
     kept: BTreeSet<(u32, IpAddr)>,
     /// Neighbours that could not be kept, until the next time of asking.
     failed: BTreeSet<(u32, IpAddr)>,
+    /// When interfaces are attached to that must wait.
+    attach_due: Option<Instant>,
     /// The failures that were told, until the network is read again.
     told: BTreeSet<String>,
 }
@@ -52,6 +55,7 @@ impl Monitor {
             watcher,
             kept: BTreeSet::new(),
             failed: BTreeSet::new(),
+            attach_due: None,
             told: BTreeSet::new(),
         }
     }
@@ -67,8 +71,10 @@ impl Monitor {
                 // Calls wait meanwhile: they get most of the time.
                 keep = now + (now.elapsed() * 10).min(KEEP);
             }
-            if now >= ask {
+            if self.attach_due.is_some_and(|due| now >= due) {
                 self.attach();
+            }
+            if now >= ask {
                 self.retry();
                 self.ask_neighbours();
                 ask = now + ASK;
@@ -79,6 +85,7 @@ impl Monitor {
                 reread = now + REREAD;
             }
             let mut next = ask.min(reread);
+            next = next.min(self.attach_due.unwrap_or(next));
             if self.shared.control().neighbours_changed {
                 next = next.min(keep);
             }
@@ -108,8 +115,8 @@ impl Monitor {
             control.observe();
         }
         drop(control);
-        self.attach();
         self.rebuild();
+        self.attach();
         match changes {
             Ok(changes) if changes.lost => {
                 self.shared.events.push(Event::EventsLost);
@@ -127,11 +134,17 @@ impl Monitor {
     fn read_network(&mut self) {
         match self.net.snapshot() {
             Ok(snapshot) => {
+                let links = snapshot.links.values();
+                let bare = links.filter(|link| link.xdp.is_none()).map(|link| link.index);
+                let bare: Vec<u32> = bare.collect();
                 let mut control = self.shared.control();
                 control.observed = snapshot;
                 control.observe();
                 drop(control);
                 self.rebuild();
+                let followed = self.shared.attachments().reconcile(&bare);
+                self.follow_attachments(followed);
+                self.attach();
             }
             Err(error) => self.tell(error.to_string()),
         }
@@ -140,8 +153,24 @@ impl Monitor {
     /// Has the program on all interfaces of the ports, and on no others.
     fn attach(&mut self) {
         let wanted = self.shared.control().devices();
-        let failures = self.shared.attachments().follow(&wanted, &self.shared.events);
-        for failure in failures {
+        let followed = self.shared.attachments().follow(&wanted, &self.shared.events);
+        self.attach_due = followed.due;
+        let split = followed.split.clone();
+        self.follow_attachments(followed);
+        if !split.is_empty() {
+            self.shared.control().split(&split);
+            self.attach();
+        }
+    }
+
+    /// Has packets leave only by what the program is on.
+    fn follow_attachments(&mut self, followed: Followed) {
+        if followed.changed {
+            let attached = self.shared.attachments().indices();
+            self.shared.control().set_attached(&attached);
+            self.rebuild();
+        }
+        for failure in followed.failures {
             self.tell(failure.to_string());
         }
     }

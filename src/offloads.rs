@@ -22,8 +22,10 @@ use crate::ports::Card;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Offload {
-    /// VLAN tags are taken off.
+    /// VLAN tags (802.1Q) are taken off.
     RxVlan,
+    /// Service tags (802.1ad) are taken off.
+    RxVlanStag,
     /// Large receive offload: packets are joined.
     Lro,
     /// Generic receive offload by the card: packets are joined.
@@ -32,12 +34,13 @@ pub enum Offload {
 
 impl Offload {
     /// All there are.
-    pub const ALL: [Self; 3] = [Self::RxVlan, Self::Lro, Self::GroHw];
+    pub const ALL: [Self; 4] = [Self::RxVlan, Self::RxVlanStag, Self::Lro, Self::GroHw];
 
     /// The name that `ethtool -K` takes.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RxVlan => "rxvlan",
+            Self::RxVlanStag => "rx-vlan-stag-hw-parse",
             Self::Lro => "lro",
             Self::GroHw => "rx-gro-hw",
         }
@@ -46,7 +49,7 @@ impl Offload {
     /// What it does that harms.
     pub const fn effect(self) -> &'static str {
         match self {
-            Self::RxVlan => "VLAN tags are removed before XDP sees them",
+            Self::RxVlan | Self::RxVlanStag => "VLAN tags are removed before XDP sees them",
             Self::Lro | Self::GroHw => "packets are joined, and what is joined cannot be forwarded",
         }
     }
@@ -55,6 +58,7 @@ impl Offload {
     const fn feature(self) -> &'static str {
         match self {
             Self::RxVlan => "rx-vlan-hw-parse",
+            Self::RxVlanStag => "rx-vlan-stag-hw-parse",
             Self::Lro => "rx-lro",
             Self::GroHw => "rx-gro-hw",
         }
@@ -63,6 +67,7 @@ impl Offload {
     const fn code(self) -> OffloadCode {
         match self {
             Self::RxVlan => OffloadCode::XVS_OFFLOAD_RXVLAN,
+            Self::RxVlanStag => OffloadCode::XVS_OFFLOAD_RXVLAN_STAG,
             Self::Lro => OffloadCode::XVS_OFFLOAD_LRO,
             Self::GroHw => OffloadCode::XVS_OFFLOAD_GRO_HW,
         }
@@ -174,6 +179,21 @@ pub(crate) struct TurnedOff {
     by: Arc<Offloads>,
     pub(crate) card: Card,
     offloads: Vec<Offload>,
+}
+
+impl TurnedOff {
+    /// The card has another name now.
+    pub(crate) fn rename(&mut self, name: &str) {
+        if self.card.name == name {
+            return;
+        }
+        name.clone_into(&mut self.card.name);
+        let cards = self.by.maps.cards.read(0);
+        let known = cards.list.iter().find(|card| card.ifindex == self.card.index);
+        if let Some(known) = known {
+            self.by.describe(self.card.index, &CardRecord { name: name_record(name), ..*known });
+        }
+    }
 }
 
 impl Drop for TurnedOff {

@@ -28,6 +28,8 @@ pub(crate) struct Port {
     pub(crate) up: bool,
     /// Whether the program is on each member of a bond, not on the bond.
     pub(crate) split: bool,
+    /// The interfaces that have the program, of all ports.
+    pub(crate) attached: Vec<u32>,
 }
 
 /// An interface that the program has to be on.
@@ -41,6 +43,10 @@ pub(crate) struct Device {
     pub(crate) bond: Option<u32>,
     /// Its present MTU.
     pub(crate) mtu: u32,
+    /// Whether it is a bond.
+    pub(crate) is_bond: bool,
+    /// The interface that it is a VLAN or MAC VLAN on.
+    pub(crate) on: Option<String>,
     /// What its frames come in by: itself, or the members of a bond.
     pub(crate) cards: Vec<Card>,
 }
@@ -71,6 +77,11 @@ impl Device {
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.index == other.index && self.bond == other.bond
     }
+
+    /// The card of this index.
+    pub(crate) fn card(&self, index: u32) -> Option<&Card> {
+        self.cards.iter().find(|card| card.index == index)
+    }
 }
 
 impl Port {
@@ -97,6 +108,8 @@ impl Port {
             name: link.name.clone(),
             bond,
             mtu: link.mtu,
+            is_bond: is_bond(link),
+            on: link.stacked.and_then(|s| Some(snapshot.links.get(&s.lower)?.name.clone())),
             cards: match is_bond(link) {
                 true => snapshot.members(link.index).map(card).collect(),
                 false => vec![card(link)],
@@ -108,15 +121,21 @@ impl Port {
         }
     }
 
+    /// Whether any of its interfaces has the program.
+    pub(crate) fn is_attached(&self, snapshot: &Snapshot) -> bool {
+        self.devices(snapshot).iter().any(|device| self.attached.contains(&device.index))
+    }
+
     /// The interface that frames for a neighbour leave by: of a bond with the
     /// program on its members one that is in use, the same one for a neighbour
-    /// as long as it is.
+    /// as long as it is. Packets leave only by what has the program.
     pub(crate) fn egress(&self, neighbour: IpAddr, snapshot: &Snapshot) -> Option<u32> {
+        let is_attached = |index: &u32| self.attached.contains(index);
         if !self.split {
-            return Some(self.index);
+            return Some(self.index).filter(is_attached);
         }
         let usable = snapshot.members(self.index).filter(|link| link.running && !link.backup);
-        usable.map(|link| link.index).max_by_key(|member| {
+        usable.map(|link| link.index).filter(is_attached).max_by_key(|member| {
             let mut hasher = DefaultHasher::new();
             (member, neighbour).hash(&mut hasher);
             hasher.finish()
@@ -160,6 +179,7 @@ pub(crate) fn resolve(names: &[&str], snapshot: &Snapshot) -> Result<Vec<Port>> 
                 name: link.name.clone(),
                 up: link.running,
                 split: false,
+                attached: Vec::new(),
             });
         }
     }
@@ -271,6 +291,7 @@ mod tests {
     fn split(snapshot: &Snapshot) -> Port {
         let mut port = resolve(&["bond0"], snapshot).unwrap().remove(0);
         port.split = true;
+        port.attached = vec![2, 3];
         port
     }
 
@@ -291,25 +312,33 @@ mod tests {
     #[test]
     fn frames_leave_by_members_in_use() {
         let mut snapshot = bonded(&[]);
-        let whole = resolve(&["bond0"], &snapshot).unwrap().remove(0);
-        let port = split(&snapshot);
+        let mut whole = resolve(&["bond0"], &snapshot).unwrap().remove(0);
+        let mut port = split(&snapshot);
+        assert_eq!(whole.egress(ip("10.1.2.3"), &snapshot), None, "it is not attached to");
+        assert!(!whole.is_attached(&snapshot) && port.is_attached(&snapshot));
+        whole.attached = vec![10];
         assert_eq!(whole.egress(ip("10.1.2.3"), &snapshot), Some(10));
         assert_eq!(port.egress(ip("10.1.2.3"), &snapshot), Some(2), "the other is a backup");
 
         snapshot.links.get_mut(&3).unwrap().backup = false;
         let neighbours: Vec<IpAddr> = (0..100).map(|host| IpAddr::from([10, 1, 2, host])).collect();
-        let all = |snapshot: &Snapshot| -> Vec<Option<u32>> {
+        let by = |port: &Port, snapshot: &Snapshot| -> Vec<Option<u32>> {
             neighbours.iter().map(|neighbour| port.egress(*neighbour, snapshot)).collect()
         };
-        let both = all(&snapshot);
+        let both = by(&port, &snapshot);
         let first = both.iter().filter(|member| **member == Some(2)).count();
         assert!((30..=70).contains(&first), "{first} of 100 by the first member");
 
         snapshot.links.get_mut(&2).unwrap().running = false;
-        assert!(all(&snapshot).iter().all(|member| *member == Some(3)));
+        assert!(by(&port, &snapshot).iter().all(|member| *member == Some(3)));
         snapshot.links.get_mut(&2).unwrap().running = true;
-        assert_eq!(all(&snapshot), both, "they come back to where they were");
+        assert_eq!(by(&port, &snapshot), both, "they come back to where they were");
 
+        port.attached = vec![3];
+        assert!(
+            neighbours.iter().all(|n| port.egress(*n, &snapshot) == Some(3)),
+            "none by a member without the program"
+        );
         snapshot.links.retain(|index, _| *index != 2 && *index != 3);
         assert_eq!(port.egress(ip("10.1.2.3"), &snapshot), None);
     }

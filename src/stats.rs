@@ -160,6 +160,8 @@ pub enum DestinationStatus {
     NoInterface,
     /// The MTU of its VLAN's interface is too small for its family.
     MtuTooSmall,
+    /// The program could not be attached to the interface that leads there.
+    NotAttached,
 }
 
 impl fmt::Display for DestinationStatus {
@@ -172,6 +174,7 @@ impl fmt::Display for DestinationStatus {
             Self::NoNeighbour => "no neighbour answers for its address",
             Self::NoInterface => "its VLAN has no interface here",
             Self::MtuTooSmall => "the MTU of its VLAN's interface is too small for IPv6",
+            Self::NotAttached => "the program is not on the interface that leads there",
         })
     }
 }
@@ -312,6 +315,8 @@ pub enum VlanStatus {
     /// Its interface's MTU is below what IPv6 needs, 1,280 octets (RFC 8200,
     /// section 5).
     MtuTooSmall,
+    /// The program could not be attached to the interface that leads there.
+    NotAttached,
 }
 
 impl fmt::Display for VlanStatus {
@@ -322,6 +327,7 @@ impl fmt::Display for VlanStatus {
             Self::Elsewhere => "the interface with an address in it is none of the instance's",
             Self::Down => "its interface is down",
             Self::MtuTooSmall => "the MTU of its interface is below 1280, too small for IPv6",
+            Self::NotAttached => "the program is not on the interface that leads there",
         })
     }
 }
@@ -338,6 +344,9 @@ pub struct VlanInfo {
     pub status: VlanStatus,
     /// The index of the interface that it is reached by, or was last.
     pub interface: Option<u32>,
+    /// The id of the 802.1Q tag that frames leave with, which need not be that of
+    /// the VLAN; `None` if they leave without one.
+    pub tag: Option<u16>,
     /// The host's address in it.
     pub address: Option<IpAddr>,
     /// The gateway of the interface's default route.

@@ -10,6 +10,7 @@ use crate::net::Link;
 use crate::net::Snapshot;
 use crate::ports;
 use crate::ports::Exit;
+use crate::ports::Port;
 
 /// A prefix of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,17 +57,20 @@ impl VlanPrefix {
 
     /// Whether its destinations can be reached, as far as that depends on
     /// interfaces.
-    pub(crate) fn status(&self, snapshot: &Snapshot) -> VlanStatus {
+    pub(crate) fn status(&self, ports: &[Port], snapshot: &Snapshot) -> VlanStatus {
         let runs = |index: u32| snapshot.links.get(&index).is_some_and(|link| link.running);
         let Some((place, link)) = self.place.zip(self.link(snapshot)) else {
             let elsewhere = snapshot.addresses.iter().any(|a| self.prefix.contains(a.address));
             return if elsewhere { VlanStatus::Elsewhere } else { VlanStatus::NoInterface };
         };
+        let port = ports.iter().find(|port| port.index == place.exit.port);
         // Not everything is down when what it is on is.
         if !link.running || !runs(place.exit.port) {
             VlanStatus::Down
         } else if !self.prefix.address().is_ipv4() && link.mtu < MIN_MTU6 {
             VlanStatus::MtuTooSmall
+        } else if !port.is_some_and(|port| port.is_attached(snapshot)) {
+            VlanStatus::NotAttached
         } else {
             VlanStatus::Usable
         }
@@ -247,9 +251,13 @@ mod tests {
             ("small for IPv4", v4, small.clone(), VlanStatus::Usable),
             ("too small for IPv6", v6, small, VlanStatus::MtuTooSmall),
             ("IPv6", v6, snapshot(&[]), VlanStatus::Usable),
+            ("bare", with(Some(untagged(3))), snapshot(&[]), VlanStatus::NotAttached),
         ];
         for (what, prefix, snapshot, expected) in cases {
-            assert_eq!(prefix.status(&snapshot), expected, "{what}");
+            let mut ports = ports::resolve(&["eth0", "eth1", "eth2"], &snapshot).unwrap();
+            let attached = [2, 4].to_vec();
+            ports.iter_mut().for_each(|port| port.attached.clone_from(&attached));
+            assert_eq!(prefix.status(&ports, &snapshot), expected, "{what}");
         }
     }
 

@@ -22,6 +22,7 @@ mod devices;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use lab::Lab;
 use lab::UDP;
@@ -49,6 +50,8 @@ fn has_devices(link: &str, module: &str) -> bool {
     ));
     let has = made.trim() == "yes";
     if !has {
+        let is_loaded = Path::new("/sys/module").join(module).exists();
+        assert!(!is_loaded, "the kernel has module {module}: `ip link add {link}` must work");
         println!("skipped: the kernel has no such devices (module {module})");
     }
     has

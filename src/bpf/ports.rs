@@ -26,6 +26,11 @@ impl Ports {
         self.frags.insert(&ifindex, &ifindex)
     }
 
+    /// No longer lets them.
+    pub(crate) fn refuse_frags(&self, ifindex: u32) -> Result<()> {
+        self.frags.remove(&ifindex)
+    }
+
     /// Removes an interface, if it is there.
     pub(crate) fn remove(&self, ifindex: u32) -> Result<()> {
         let () = self.frags.remove(&ifindex)?;

@@ -88,7 +88,7 @@ records! {
     CardsRecord: 2048,
     InstanceRecord: 144,
     InterfacesRecord: 1536,
-    PrefixRecord: 72,
+    PrefixRecord: 80,
     Refused: 192,
     Retired: 448,
     ServiceRecord: 64,

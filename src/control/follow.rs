@@ -36,9 +36,27 @@ impl Control {
                 port.up = up;
             }
         }
+        self.tell_members();
         self.find_vlans();
         self.write_gate();
         self.refresh();
+    }
+
+    /// Tells of members of bonds that can be used now and could not, or the other
+    /// way round.
+    pub(super) fn tell_members(&mut self) {
+        let links = self.ports.iter().flat_map(|port| self.observed.members(port.index));
+        let members: BTreeMap<String, bool> =
+            links.map(|link| (link.name.clone(), link.running)).collect();
+        for (interface, up) in &members {
+            let interface = interface.clone();
+            match (self.members.get(&interface), up) {
+                (Some(true), false) => self.events.push(Event::InterfaceDown { interface }),
+                (Some(false), true) => self.events.push(Event::InterfaceUp { interface }),
+                _ => {}
+            }
+        }
+        self.members = members;
     }
 
     /// Finds the interfaces of all prefixes, and tells which of them can be
@@ -56,7 +74,7 @@ impl Control {
         let mut statuses = BTreeMap::new();
         for prefix in &self.prefixes {
             let VlanPrefix { vlan, prefix: key, .. } = *prefix;
-            let status = prefix.status(&self.observed);
+            let status = prefix.status(&self.ports, &self.observed);
             let last = self.vlan_statuses.get(&key).copied().unwrap_or(VlanStatus::Usable);
             if status != last {
                 self.events.push(Event::Vlan { vlan, prefix: key, status });
@@ -64,6 +82,19 @@ impl Control {
             statuses.insert(key, status);
         }
         self.vlan_statuses = statuses;
+    }
+
+    /// Follows what the program is on now; [`Self::rebuild`] completes it.
+    pub(crate) fn set_attached(&mut self, attached: &[u32]) {
+        self.ports.iter_mut().for_each(|port| port.attached = attached.to_vec());
+        self.find_vlans();
+        self.refresh();
+    }
+
+    /// Has the program on the members of these bonds from now on.
+    pub(crate) fn split(&mut self, bonds: &[u32]) {
+        let ports = self.ports.iter_mut().filter(|port| bonds.contains(&port.index));
+        ports.for_each(|port| port.split = true);
     }
 
     /// The interfaces that the program has to be on.
@@ -154,17 +185,9 @@ impl Control {
         address: IpAddr,
         last: Option<NextHop>,
     ) -> (DestinationStatus, Option<NextHop>) {
-        match discovery::next_hop(address, &self.prefixes, &self.ports, &self.observed) {
+        match discovery::next_hop(address, last, &self.prefixes, &self.ports, &self.observed) {
             Ok(hop) => (DestinationStatus::Reachable, Some(hop)),
-            Err(unreachable) => {
-                let kept = match unreachable.status {
-                    DestinationStatus::Resolving | DestinationStatus::NoNeighbour => {
-                        last.filter(|hop| Some(hop.interface) == unreachable.interface)
-                    }
-                    _ => None,
-                };
-                (unreachable.status, kept)
-            }
+            Err(unreachable) => (unreachable.status, unreachable.last),
         }
     }
 

@@ -51,17 +51,25 @@ impl Control {
             ..Default::default()
         };
         let old = self.maps.destinations.read(target.slot);
-        // A packet may be on its way with what it has read.
-        record.mac = old.mac;
-        record.source_mac = old.source_mac;
-        record.vlan = old.vlan;
-        if let Some(hop) = target.hop {
-            record.ifindex = hop.egress;
-            record.vlan = hop.tag.to_be();
-            record.mtu = hop.mtu;
-            record.mac = hop.destination.0;
-            record.source_mac = hop.source.0;
-        }
+        record = match target.hop {
+            Some(hop) => DestinationRecord {
+                mac: hop.destination.0,
+                mac_vlan: hop.tag.to_be(),
+                source_mac: hop.source.0,
+                vlan: hop.tag.to_be(),
+                ifindex: hop.egress,
+                mtu: hop.mtu,
+                ..record
+            },
+            // A packet may be on its way with what it has read.
+            None => DestinationRecord {
+                mac: old.mac,
+                mac_vlan: old.mac_vlan,
+                source_mac: old.source_mac,
+                vlan: old.vlan,
+                ..record
+            },
+        };
         if (old.ifindex, old.vlan) != (record.ifindex, record.vlan) {
             // No packet leaves by the new way with addresses of the old one.
             self.maps.destinations.write(target.slot, &DestinationRecord { ifindex: 0, ..old });
@@ -107,7 +115,9 @@ impl Control {
             ifindex: prefix.place.map_or(0, |place| place.interface),
             mtu: link.map_or(0, |link| prefix.mtu(link)),
             limit: prefix.limit.unwrap_or(0),
-            status: prefix.status(&self.observed).code(),
+            tag: prefix.place.map_or(0, |place| place.exit.tag.into()),
+            status: prefix.status(&self.ports, &self.observed).code(),
+            ..Default::default()
         }
     }
 }
@@ -131,6 +141,7 @@ impl DestinationStatus {
             Self::NoNeighbour => StatusCode::XVS_NO_NEIGHBOUR,
             Self::NoInterface => StatusCode::XVS_NO_INTERFACE,
             Self::MtuTooSmall => StatusCode::XVS_MTU_TOO_SMALL,
+            Self::NotAttached => StatusCode::XVS_NOT_ATTACHED,
         }
     }
 }
@@ -143,6 +154,7 @@ impl VlanStatus {
             Self::Elsewhere => VlanCode::XVS_VLAN_ELSEWHERE,
             Self::Down => VlanCode::XVS_VLAN_DOWN,
             Self::MtuTooSmall => VlanCode::XVS_VLAN_MTU_TOO_SMALL,
+            Self::NotAttached => VlanCode::XVS_VLAN_NOT_ATTACHED,
         }
     }
 }

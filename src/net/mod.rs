@@ -85,14 +85,14 @@ impl Net {
         Ok(Self { socket, manages: None, kept: BTreeMap::new() })
     }
 
-    /// Reads all links, addresses, neighbours and default routes. Open a [`Watcher`] before:
-    /// what changes meanwhile is then in its queue.
+    /// Reads all links, addresses, neighbours and default routes. Open a
+    /// [`Watcher`] before: what changes meanwhile is then in its queue.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
         self.dump(&mut snapshot, Rtm::Getlink, links_request).map_err(netlink("list of links"))?;
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            self.dump(&mut snapshot, Rtm::Getroute, || route::list_request(family))
-                .map_err(netlink("list of routes"))?;
+            // Routes may keep changing, and only gateways would be missed.
+            let _ = self.dump(&mut snapshot, Rtm::Getroute, || route::list_request(family));
             self.dump(&mut snapshot, Rtm::Getaddr, || addresses_request(family))
                 .map_err(netlink("list of addresses"))?;
             self.dump(&mut snapshot, Rtm::Getneigh, || neighbour::list_request(family))
@@ -107,8 +107,7 @@ impl Net {
         kind: Rtm,
         payload: impl Fn() -> io::Result<P>,
     ) -> io::Result<()> {
-        let answers = self.socket.dump(kind.into(), payload)?;
-        for change in answers.iter().filter_map(message::change) {
+        for change in self.socket.dump(kind.into(), payload, message::change)? {
             snapshot.apply(change);
         }
         Ok(())

@@ -97,20 +97,22 @@ impl Socket {
         payload: P,
     ) -> io::Result<Vec<Message>> {
         self.send(kind, flags | NlmF::ACK, payload)?;
-        Ok(self.answers()?.0)
+        Ok(self.answers(Some)?.0)
     }
 
-    /// Asks for all there is of a kind, again if it changed meanwhile.
-    pub(super) fn dump<P: Size + ToBytes>(
+    /// Asks for all there is of a kind, again if it changed meanwhile; what `read`
+    /// makes of it. There may be a million routes of which few matter.
+    pub(super) fn dump<P: Size + ToBytes, T>(
         &mut self,
         kind: u16,
         payload: impl Fn() -> io::Result<P>,
-    ) -> io::Result<Vec<Message>> {
+        read: impl Fn(&Message) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
         for _ in 0..DUMP_ATTEMPTS {
             self.send(kind, NlmF::DUMP, payload()?)?;
-            let (messages, interrupted) = self.answers()?;
+            let (found, interrupted) = self.answers(|message| read(&message))?;
             if !interrupted {
-                return Ok(messages);
+                return Ok(found);
             }
         }
         Err(io::Error::other("what is listed keeps changing"))
@@ -133,7 +135,7 @@ impl Socket {
 
     /// The answers to the last request, and whether they contradict each
     /// other because the kernel's state changed in between.
-    fn answers(&mut self) -> io::Result<(Vec<Message>, bool)> {
+    fn answers<T>(&mut self, read: impl Fn(Message) -> Option<T>) -> io::Result<(Vec<T>, bool)> {
         let mut answers = Vec::new();
         let mut interrupted = false;
         loop {
@@ -161,7 +163,7 @@ impl Socket {
                     _ if *message.nl_type() == u16::from(Nlmsg::Done) => {
                         return Ok((answers, interrupted));
                     }
-                    _ => answers.push(message),
+                    _ => answers.extend(read(message)),
                 }
             }
         }

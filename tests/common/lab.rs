@@ -290,8 +290,14 @@ END
 
     /// Makes a member of `bond0` and its cable.
     pub fn add_member(&self, number: u8) {
+        self.add_member_with(number, || ());
+    }
+
+    /// The same, with something done to it before the bond has it.
+    pub fn add_member_with(&self, number: u8, prepare: impl FnOnce()) {
         let (interface, port) = (format!("eth{number}"), format!("lb{number}"));
         self.connect(&self.lb, &interface, &port, &format!("02:00:00:00:02:0{number}"));
+        prepare();
         // A bond takes only what is down, and brings it up itself.
         self.lb.sh(&format!("ip link set {interface} master bond0"));
         self.sw.sh(&format!("ip link set {port} master lb && ip link set {port} up"));

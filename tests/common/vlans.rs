@@ -17,8 +17,10 @@ pub fn tag_ways_out(pins: &Path, services: impl RangeBounds<u16>, id: u16) {
         let port = u16::from_be_bytes([record[24], record[25]]);
         let is_used = record[4..8] != [0; 4];
         if is_used && services.contains(&port) {
-            // The word before the last two: a MAC address, and the tag.
-            record[46..48].copy_from_slice(&id.to_be_bytes());
+            // In the words of both MAC addresses.
+            for at in [38, 46] {
+                record[at..at + 2].copy_from_slice(&id.to_be_bytes());
+            }
             write(&records, slot, &record);
         }
     }

@@ -19,8 +19,12 @@ use crate::xdp;
 use crate::xvsctl;
 use crate::xvsctl::Balance;
 
+/// What a veth has of them.
+const TAGS: [Offload; 2] = [Offload::RxVlan, Offload::RxVlanStag];
+
 fn set(lab: &Lab, interface: &str, setting: &str) {
-    lab.lb.sh(&format!("ethtool -K {interface} rxvlan {setting}"));
+    let both = format!("rxvlan {setting} rx-vlan-stag-hw-parse {setting}");
+    lab.lb.sh(&format!("ethtool -K {interface} {both}"));
 }
 
 /// Whether VLAN tags are taken off on reception.
@@ -64,14 +68,14 @@ fn they_are_off_while_a_client_runs() {
         let balancer = lab.balancer();
         assert!(!strips(&lab, "eth0"));
         let interface = &balancer.info().expect("it runs").interfaces[0];
-        assert_eq!(interface.offloads_off, [Offload::RxVlan]);
+        assert_eq!(interface.offloads_off, TAGS);
         assert!(interface.offloads_on.is_empty());
         let shown = run(&lab, "show info");
-        assert!(shown.contains("; turned off: rxvlan\n"), "{shown}");
+        assert!(shown.contains("; turned off: rxvlan, rx-vlan-stag-hw-parse\n"), "{shown}");
         let shown = &object(&lab, "show info")["interfaces"][0];
         assert_eq!(
             (&shown["offloads_off"], &shown["offloads_on"]),
-            (&json!(["rxvlan"]), &json!([]))
+            (&json!(["rxvlan", "rx-vlan-stag-hw-parse"]), &json!([]))
         );
         drop(balancer);
         assert!(strips(&lab, "eth0"));
@@ -111,7 +115,10 @@ fn detaching_puts_back_what_a_killed_process_turned_off() {
     assert!(strips(&lab, "eth0"));
 
     kill(&lab, start(&lab));
-    let on = json!([{"interface": "eth0", "offload": "rxvlan", "on": true}]);
+    let on = json!([
+        {"interface": "eth0", "offload": "rxvlan", "on": true},
+        {"interface": "eth0", "offload": "rx-vlan-stag-hw-parse", "on": true},
+    ]);
     assert_eq!(object(&lab, "detach")["offloads"], on);
     assert!(strips(&lab, "eth0"));
 
@@ -159,8 +166,8 @@ fn detaching_elsewhere_touches_no_interface() {
     ));
     let detach = || Instance::detach(lab.bpffs(), "lab").expect("nobody runs it");
     let detached = elsewhere.enter(detach);
-    assert_eq!(detached.offloads.len(), 1);
-    assert!(!detached.offloads[0].on, "{detached:?}");
+    assert_eq!(detached.offloads.len(), 2);
+    assert!(detached.offloads.iter().all(|offload| !offload.on), "{detached:?}");
     assert!(!strips(&lab, "eth0"));
     assert!(elsewhere.sh("ethtool -k eth0").contains("rx-vlan-offload: off"));
 }
@@ -216,7 +223,7 @@ fn each_interface_gets_back_what_it_had() {
     let balancer = lab.balancer_with(lab.options(), &["eth0", "eth1"]).expect("it starts");
     let interfaces = balancer.info().expect("it runs").interfaces;
     assert!(interfaces[0].offloads_off.is_empty());
-    assert_eq!(interfaces[1].offloads_off, [Offload::RxVlan]);
+    assert_eq!(interfaces[1].offloads_off, TAGS);
     assert!(!strips(&lab, "eth0") && !strips(&lab, "eth1"));
     drop(balancer);
     assert!(!strips(&lab, "eth0") && strips(&lab, "eth1"));

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::net::UdpSocket;
 use std::time::Duration;
+use std::time::Instant;
 
 use xvs::Client;
 use xvs::Error;
@@ -128,6 +129,14 @@ fn members_stand_for_their_bond() {
     for interfaces in [&["eth1"][..], &["eth0", "eth1"]] {
         requests_cross(&lab, &Way::Native.balancer(&lab, interfaces));
     }
+    let pause = Duration::from_millis(700);
+    let start = Instant::now();
+    let paused = lab.balancer_with(options(&lab).attach_pause(pause), &["bond0"]);
+    assert!(start.elapsed() >= pause, "there is a pause between two members");
+    let start = Instant::now();
+    drop(paused.expect("it starts"));
+    assert!(start.elapsed() >= pause, "also when they are detached from");
+
     let both = lab.balancer_with(options(&lab), &["bond0", "eth1"]).err();
     let named = |error: &Error| error.to_string().contains("`eth1` is a member of `bond0`");
     assert!(both.as_ref().is_some_and(named), "{both:?}");
@@ -207,6 +216,8 @@ fn a_frame_that_comes_by_both_members_is_forwarded_once() {
         for (number, any) in ["0.0.0.0", "::"].into_iter().enumerate() {
             let to = vip(number, UDP);
             serve(&lab, &balancer, &Service::udp(to.ip(), to.port()));
+            let others = || balancer.info().expect("it runs").stats.reasons.other_host as usize;
+            let before = others();
             let sniffer =
                 Sniffer::start(&lab.backends[0].namespace, move |seen| seen.to == to.ip());
             // Each is answered before the next one is sent.
@@ -221,9 +232,8 @@ fn a_frame_that_comes_by_both_members_is_forwarded_once() {
             let seen = || Some(sniffer.seen().len()).filter(|seen| *seen >= DATAGRAMS);
             let seen = wait("all datagrams are seen", PATIENCE, seen);
             assert!(seen <= sent, "{way:?}, {to}: {seen} of {sent} that were sent");
+            assert!(others() - before >= DATAGRAMS, "{way:?}, {to}: they did come twice");
         }
-        let reasons = balancer.info().expect("it runs").stats.reasons;
-        assert!(reasons.other_host as usize >= 2 * DATAGRAMS, "they did come twice: {reasons:?}");
     }
 }
 
@@ -256,4 +266,24 @@ fn members_may_come_and_go() {
         (names() == ["eth0"] && xdp::attached(&lab.lb, "eth1").is_none()).then_some(())
     });
     all_go_on(&lab, &balancer, &mut held, "one member has left");
+}
+
+/// A member that cannot have the program joins an aggregate: nothing is sent by it,
+/// and that is told.
+#[test]
+fn a_member_without_the_program_gets_no_packets() {
+    let Some(lab) = lab(2, Bonding::Aggregate) else { return };
+    let balancer = Way::Members.balancer(&lab, &["bond0"]);
+    serve(&lab, &balancer, &Service::tcp(ip(VIPS[0]), 80));
+    let mut held: Vec<Connection> = lab.client.enter(|| {
+        (0..20).map(|_| Connection::open(vip(0, 80), PATIENCE).expect("a server answers")).collect()
+    });
+    lab.lb.sh("ip link del eth1");
+    lab.add_member_with(1, || xdp::attach_pass(&lab.lb, "eth1", "somebody_elses"));
+    both_up(&lab, Bonding::Aggregate);
+    let foreign = |event: &Event| matches!(event, Event::Failed(text) if text.contains("eth1"));
+    wait("the failure is told", PATIENCE, || balancer.events().iter().any(foreign).then_some(()));
+    all_go_on(&lab, &balancer, &mut held, "one member has another program");
+    let interfaces = balancer.info().expect("it runs").interfaces;
+    assert!(interfaces.iter().all(|interface| interface.name == "eth0"), "{interfaces:?}");
 }

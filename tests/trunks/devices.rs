@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Child;
 use std::process::Command;
 
+use xvs::Config;
 use xvs::DestinationExtended;
 use xvs::DestinationStatus;
 use xvs::Mode;
@@ -141,5 +142,50 @@ fn a_vlan_device_may_go_and_come_back() {
                 connection.exchange(b"still there?").expect("the same server goes on");
             }
         });
+    }
+}
+
+/// How many frames an interface of the switch has received.
+fn received(lab: &Lab, interface: &str) -> u64 {
+    let told = lab.sw.sh(&format!("ip -json -statistics link show dev {interface}"));
+    let told: serde_json::Value = serde_json::from_str(&told).expect("ip prints JSON");
+    told[0]["stats64"]["rx"]["packets"].as_u64().expect("it counts packets")
+}
+
+/// Servers that are in another VLAN by the configuration are so for live
+/// connections too.
+#[test]
+fn a_new_configuration_moves_live_connections_to_another_vlan() {
+    let Some(lab) = lab(1) else { return };
+    // Another VLAN of the same subnet.
+    lab.sw.sh("ip link add link lb name lb.21 type vlan id 21
+         ip link set lb.21 master br2 up");
+    lab.lb.sh("ip link add link eth0 name eth0.21 address 02:00:00:00:00:21 type vlan id 21
+         sysctl -qw net.ipv4.conf.eth0/21.rp_filter=0
+         ip link set eth0.21 up
+         ip addr add 10.1.2.2/25 dev eth0.21
+         ip addr add fd00:1:2::2/65 dev eth0.21 nodad");
+    let balancer = lab.balancer_with(options(&lab), &["eth0"]).expect("it starts");
+    for (number, address) in VIPS[..2].iter().enumerate() {
+        let service = Service::tcp(ip(address), 80);
+        serve(&lab, &balancer, &service);
+        let mut held: Vec<Connection> = lab.client.enter(|| {
+            (0..20).map(|_| Connection::open(vip(number, 80), PATIENCE).expect("open")).collect()
+        });
+        let (before, prefix) = (balancer.config(), ["10.1.2.0/25", "fd00:1:2::/65"][number]);
+        let moved = Config::default().vlan(21, prefix.parse().expect("a prefix"));
+        balancer.set_config(moved).expect("it is well");
+        let vlans = balancer.instance().vlans().expect("it runs");
+        assert_eq!(vlans[0].tag, Some(21));
+        wait("the server is found there", PATIENCE, || {
+            let all = balancer.destinations(&service).expect("the service is there");
+            (all[0].status == DestinationStatus::Reachable).then_some(())
+        });
+        let before_it = received(&lab, "lb.21");
+        held.iter_mut().for_each(|c| c.exchange(b"still there?").expect("the server goes on"));
+        assert!(received(&lab, "lb.21") >= before_it + held.len() as u64, "by the other VLAN");
+        let reasons = balancer.info().expect("it runs").stats.reasons;
+        assert_eq!(reasons.forwarded_new as usize, 20 * (number + 1), "no flow is a new one");
+        balancer.set_config(before).expect("it is well");
     }
 }

@@ -279,8 +279,10 @@ fn link_findings(link: &HostLink, cpus: usize, owners: &[(String, u32)]) -> Vec<
     }
     findings.push(mtu(link));
     findings.push(queues(link, cpus));
-    if let Some(on) = &link.offloads {
-        let attached = owners.iter().any(|(_, index)| *index == link.index);
+    // What a bond itself has is not what its members do to packets.
+    if let Some(on) = link.offloads.as_ref().filter(|_| !is_bond(link)) {
+        let is_owned = |index| owners.iter().any(|(_, owned)| *owned == index);
+        let attached = is_owned(link.index) || link.master.is_some_and(is_owned);
         findings.extend(Offload::ALL.map(|each| match each {
             _ if !on.contains(&each) => Finding::ok(offload_subject(each), "off"),
             _ if link.fixed_offloads.contains(&each) => fixed_offload(name, each),
@@ -299,8 +301,11 @@ fn link_findings(link: &HostLink, cpus: usize, owners: &[(String, u32)]) -> Vec<
 fn bonds<'a>(chosen: &[&HostLink], links: &'a [HostLink]) -> Vec<&'a HostLink> {
     let indices: BTreeSet<u32> =
         chosen.iter().flat_map(|link| [Some(link.index), link.master]).flatten().collect();
-    let is_bond = |link: &&HostLink| link.kind.as_deref() == Some("bond");
-    links.iter().filter(|link| indices.contains(&link.index)).filter(is_bond).collect()
+    links.iter().filter(|link| indices.contains(&link.index) && is_bond(link)).collect()
+}
+
+fn is_bond(link: &HostLink) -> bool {
+    link.kind.as_deref() == Some("bond")
 }
 
 fn bond_findings(bond: &HostLink, links: &[HostLink]) -> Vec<Finding> {

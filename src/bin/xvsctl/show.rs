@@ -109,6 +109,7 @@ fn objects(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyho
                     "reason": vlan.status.to_string(),
                     "interface": vlan.interface.map(|index| links.name(index)),
                     "interface_index": vlan.interface,
+                    "tag": vlan.tag,
                     "address": vlan.address,
                     "gateway": vlan.gateway,
                     "mtu": vlan.mtu,
@@ -220,13 +221,15 @@ fn tables(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyhow
         Subject::Destinations => destinations_table(instance, &links, out)?,
         Subject::Flows => flows_table(&flows(instance)?, out)?,
         Subject::Vlans => {
-            let headings = ["VLAN", "PREFIX", "INTERFACE", "ADDRESS", "GATEWAY", "MTU", "STATUS"];
+            let headings =
+                ["VLAN", "PREFIX", "INTERFACE", "TAG", "ADDRESS", "GATEWAY", "MTU", "STATUS"];
             let mut table = output::table(&headings);
             for vlan in instance.vlans()? {
                 table.add_row([
                     vlan.id.to_string(),
                     vlan.prefix.to_string(),
                     or_dash(vlan.interface.map(|index| links.name(index))),
+                    or_dash(vlan.tag),
                     or_dash(vlan.address),
                     or_dash(vlan.gateway),
                     or_dash(vlan.mtu),

@@ -22,6 +22,7 @@ pub fn destination_status_name(status: DestinationStatus) -> &'static str {
         DestinationStatus::NoNeighbour => "no_neighbour",
         DestinationStatus::NoInterface => "no_interface",
         DestinationStatus::MtuTooSmall => "mtu_too_small",
+        DestinationStatus::NotAttached => "not_attached",
         _ => "unknown",
     }
 }
@@ -34,6 +35,7 @@ pub fn vlan_status_name(status: VlanStatus) -> &'static str {
         VlanStatus::Elsewhere => "elsewhere",
         VlanStatus::Down => "down",
         VlanStatus::MtuTooSmall => "mtu_too_small",
+        VlanStatus::NotAttached => "not_attached",
         _ => "unknown",
     }
 }
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn offloads_are_told_if_there_are_any() {
-        let [tags, lro, gro] = Offload::ALL;
+        let [tags, _, lro, gro] = Offload::ALL;
         assert_eq!(offloads(&[], &[]), "");
         assert_eq!(
             offloads(&[tags, gro], &[lro]),
