@@ -14,6 +14,9 @@ mod server;
 mod sniffer;
 #[path = "common/xdp.rs"]
 mod xdp;
+#[path = "common/xvsctl.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod xvsctl;
 
 #[path = "trunks/bonds.rs"]
 mod bonds;

@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use serde_json::json;
 use xvs::Reasons;
 
@@ -134,6 +135,33 @@ fn a_vlan_that_cannot_be_reached_is_told_with_the_reason() {
         (&shown["interface"], &shown["address"], &shown["mtu"]),
         (&json!("eth0"), &json!("10.9.9.2"), &json!(1400))
     );
+}
+
+#[test]
+fn several_interfaces_are_balanced_on_and_told() {
+    let Some(lab) = Lab::new("several") else { return };
+    let balance = lab.balance(&[
+        "eth0,eth1",
+        "10.1.2.0/24",
+        "192.168.100.1",
+        "10.1.2.3",
+        "--vlan=9=10.1.3.0/24",
+    ]);
+    let ready = balance.event("ready");
+    let names = |list: &Value| -> Vec<String> {
+        let all = list.as_array().expect("a list").iter();
+        all.map(|object| object["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(names(&ready["interfaces"]), ["eth0", "eth1"]);
+    let info = &lab.objects(&["show", "info"])[0];
+    assert_eq!(names(&info["interfaces"]), ["eth0", "eth1"]);
+    let vlans = lab.objects(&["show", "vlans"]);
+    let shown: Vec<_> =
+        vlans.iter().map(|vlan| (&vlan["vlan"], &vlan["interface"], &vlan["status"])).collect();
+    let (one, nine) = (json!(1), json!(9));
+    let [eth0, eth1, usable, down] = ["eth0", "eth1", "usable", "down"].map(|word| json!(word));
+    // The other end of eth1 is down.
+    assert_eq!(shown, [(&one, &eth0, &usable), (&nine, &eth1, &down)]);
 }
 
 #[test]

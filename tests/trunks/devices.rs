@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Child;
 use std::process::Command;
 
+use serde_json::json;
 use xvs::Config;
 use xvs::DestinationExtended;
 use xvs::DestinationStatus;
@@ -20,10 +21,13 @@ use crate::lab::ip;
 use crate::lab::vip;
 use crate::lab::wait;
 use crate::options;
+use crate::reaches_all;
 use crate::requests_cross;
 use crate::serve;
 use crate::server::Connection;
 use crate::server::PATIENCE;
+use crate::xvsctl;
+use crate::xvsctl::Balance;
 
 /// A lab on a trunk, unless the kernel has no 802.1Q devices.
 fn lab(backends: usize) -> Option<Lab> {
@@ -143,6 +147,27 @@ fn a_vlan_device_may_go_and_come_back() {
             }
         });
     }
+}
+
+/// The same by `xvsctl`, which tells what each VLAN is reached by.
+#[test]
+fn a_trunk_is_balanced_by_the_command() {
+    let Some(lab) = lab(2) else { return };
+    let vlans = ["--vlan=90=10.1.9.0/24", "--vlan=90=fd00:1:9::/64", "--mode=native"];
+    let balance = Balance::start(&lab, &[], xvsctl::program(), &vlans);
+    balance.expect("ready", 4 * PATIENCE);
+    reaches_all(&lab, vip(0, 80));
+    let (program, bpffs) = (xvsctl::program().display(), lab.bpffs().display());
+    let shown = lab.lb.sh(&format!("{program} show vlans --json --instance lab --bpffs {bpffs}"));
+    let ways: Vec<_> = shown
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line is JSON"))
+        .map(|vlan| (vlan["interface"].clone(), vlan["tag"].clone(), vlan["status"].clone()))
+        .collect();
+    let way = |interface, tag: u16| (json!(interface), json!(tag), json!("usable"));
+    let [backends, client] = [way("eth0.20", 20), way("eth0.90", 90)];
+    assert_eq!(ways, [backends.clone(), backends, client.clone(), client]);
+    assert!(balance.stop().success());
 }
 
 /// How many frames an interface of the switch has received.
