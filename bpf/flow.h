@@ -3,10 +3,10 @@
  *
  * A table is an array of groups of places, one page each (include/xvs.h), and
  * another of the tags of these places. A keyed hash gives a flow its group, two
- * buckets of it, and its tag; it is in the second bucket only when the first was
- * crowded. Nothing is locked. A reader follows a place only if the client, the
- * service and the generation of the slot all fit, and the owner has not changed
- * in between.
+ * buckets of it, and its tag; it is in the second bucket only when the first
+ * was crowded. Nothing is locked. A reader follows a place only if the client,
+ * the service and the generation of the slot all fit, and the owner has not
+ * changed in between.
  */
 #ifndef XVS_FLOW_H
 #define XVS_FLOW_H
@@ -244,9 +244,9 @@ static __always_inline __u32 flow_silence(struct packet *p, __u32 meta)
 	return silence > SEEN_MASK - XVS_TICKS_AHEAD ? 0 : silence;
 }
 
-/* Whether of late more packets were to store their flow than had one. Those that
- * were not drawn (bpf/flow_store.h) do not count: a connection's would keep the
- * flood alive that kept it out.
+/* Whether of late more packets were to store their flow than had one. Those
+ * that were not drawn (bpf/flow_store.h) do not count: a connection's would
+ * keep the flood alive that kept it out.
  */
 #define MISSES_MANY 32
 #define MISSES_MOST 64
@@ -268,9 +268,9 @@ static __always_inline void flow_hit(struct packet *p)
 		p->cpu->misses--;
 }
 
-/* Whether the packet probably has no flow. Reading tags first makes a packet with
- * a flow slower, and one without faster, for there are far fewer cache lines of
- * tags. The result is the same.
+/* Whether the packet probably has no flow. Reading tags first makes a packet
+ * with a flow slower, and one without faster, for there are far fewer cache
+ * lines of tags. The result is the same.
  */
 static __always_inline bool flow_unlikely(struct packet *p)
 {

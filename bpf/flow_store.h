@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /* Storing flows, and taking places from those that are dead or have less right
- * to them. A writer claims a place by one atomic exchange: of a free place's tag,
- * or of the owner of one that is not free.
+ * to them. A writer claims a place by one atomic exchange: of a free place's
+ * tag, or of the owner of one that is not free.
  */
 #ifndef XVS_FLOW_STORE_H
 #define XVS_FLOW_STORE_H
 
 /* In a flood one packet in so many stores its flow, drawn by lot: to store one
- * waits for memory that no cache has, and to take another's place costs more than
- * all else. A flow that lasts has many packets, a flood has many flows; and
- * packets can keep step with whatever is only counted.
+ * waits for memory that no cache has, and to take another's place costs more
+ * than all else. A flow that lasts has many packets, a flood has many flows;
+ * and packets can keep step with whatever is only counted.
  */
 #define STORE_SHIFT 4
 
@@ -25,8 +25,8 @@ static __always_inline bool flow_drawn(struct packet *p, struct flow *flow)
 	return !((p->cpu->lot + flow->hash) >> (64 - STORE_SHIFT));
 }
 
-/* Reads the first bucket of a flow that is going to be stored there, as most are:
- * so its memory comes while the packet's destination is chosen.
+/* Reads the first bucket of a flow that is going to be stored there, as most
+ * are: so its memory comes while the packet's destination is chosen.
  */
 static __always_inline void flow_expect(struct packet *p, struct flow *flow)
 {
@@ -41,8 +41,8 @@ static __always_inline void flow_expect(struct packet *p, struct flow *flow)
 
 /* Puts another value into a word if it has the one that was seen; whether it
  * had. The locks do not keep user space out, which frees places of dead flows:
- * within those few ns a tag may come back, which the census mends, or an expired
- * flow that begins anew may be lost. Before v5.12:
+ * within those few ns a tag may come back, which the census mends, or an
+ * expired flow that begins anew may be lost. Before v5.12:
  * 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add instructions for
  * atomic_[cmp]xchg") this takes a lock.
  */

@@ -64,9 +64,9 @@ static __always_inline int set_link(struct xdp_md *ctx, struct packet *p,
 /* A packet of so many octets is in one buffer, whatever the driver. */
 #define ONE_BUFFER_MTU 1500
 
-/* The verdict that sends the packet out by an interface, or XDP_ABORTED where that
- * is not one of the ports (any more). What a redirect needs is kept for this CPU,
- * and used only if that is the verdict in the end.
+/* The verdict that sends the packet out by an interface, or XDP_ABORTED where
+ * that is not one of the ports (any more). What a redirect needs is kept for
+ * this CPU, and used only if that is the verdict in the end.
  *
  * The kernel drops what a driver cannot send: before v6.3 any frame in several
  * buffers, b9d460c9245541b13de2369e79688f8e0acc0c3d ("bpf: devmap: check XDP
@@ -89,8 +89,8 @@ static __always_inline int way_out(struct xdp_md *ctx, struct packet *p,
 }
 
 /* Sends the packet to the server's MAC address. Writes nothing unless it
- * leaves, or there is no room for its tag. The reason is what is counted when it
- * does.
+ * leaves, or there is no room for its tag. The reason is what is counted when
+ * it does.
  */
 static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 				   struct xvs_destination *d, int reason)
@@ -106,8 +106,8 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	p->verdict = way_out(ctx, p, ifindex, &mtu);
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
-	/* Each address is read as one word, for the record may be changing: both
-	 * must be of one VLAN, and the way the same before and after.
+	/* Each address is read as one word, for the record may be changing:
+	 * both must be of one VLAN, and the way the same before and after.
 	 */
 	destination.word = READ_ONCE(*(__u64 *)d->mac);
 	source.word = READ_ONCE(*(__u64 *)d->source_mac);

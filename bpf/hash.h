@@ -36,9 +36,9 @@ static __always_inline __u64 hash_source(struct packet *p)
 	return siphash_end(&h, 0, 16);
 }
 
-/* What a flow's place follows from: the hash of its packets, in an order that only
- * this instance knows. Who knows the key of that one has no way known to aim at a
- * place but packets whose hashes are the same in all 64 bits.
+/* What a flow's place follows from: the hash of its packets, in an order that
+ * only this instance knows. Who knows the key of that one has no way known to
+ * aim at a place but packets whose hashes are the same in all 64 bits.
  */
 static __always_inline __u64 hash_flow(__u64 hash)
 {

@@ -49,8 +49,8 @@ struct {
 	__type(value, struct xvs_tags);
 } tags6 SEC(".maps");
 
-/* Only for kernels without atomic exchanges (bpf/flow_store.h). A lock cannot lie in
- * memory that is mapped.
+/* Only for kernels without atomic exchanges (bpf/flow_store.h). A lock cannot
+ * lie in memory that is mapped.
  */
 struct xvs_flow_lock {
 	struct bpf_spin_lock lock;
@@ -100,14 +100,14 @@ struct {
 	__type(value, struct xvs_service);
 } services SEC(".maps");
 
-/* Lookup tables, in blocks that are made when there are tables for them. A table
- * that a service has is never changed: a new one is written elsewhere, and one
- * word of the service's record is what swaps them.
+/* Lookup tables, in blocks that are made when there are tables for them. A
+ * table that a service has is never changed: a new one is written elsewhere,
+ * and one word of the service's record is what swaps them.
  *
  * Blocks differ in size, which is BPF_F_INNER_MAP. That also keeps their lookup
- * from being inlined, which from v6.0 on, before v6.4 and v6.1.34, finds entry 0
- * alone: cba41bb78d70 ("bpf: Fix elem_size not being set for inner maps"). They
- * are made without BTF types, so none is named here.
+ * from being inlined, which from v6.0 on, before v6.4 and v6.1.34, finds entry
+ * 0 alone: cba41bb78d70 ("bpf: Fix elem_size not being set for inner maps").
+ * They are made without BTF types, so none is named here.
  */
 struct xvs_block {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -140,8 +140,8 @@ struct {
 	__type(value, struct xvs_fragment);
 } fragments SEC(".maps");
 
-/* The interfaces that packets may leave by, by index. The kernel takes an entry out
- * when its interface goes: 6f9d451ab1a3 ("xdp: Add devmap_hash map type for
+/* The interfaces that packets may leave by, by index. The kernel takes an entry
+ * out when its interface goes: 6f9d451ab1a3 ("xdp: Add devmap_hash map type for
  * looking up devices by hashed index"), ce197d83a9fc ("xdp: Handle device
  * unregister for devmap_hash map type").
  */

@@ -231,8 +231,8 @@ static __always_inline bool gate_has_vlan(struct xvs_gate *gate,
 	return gate->vlans[id / 64 % (XVS_VLANS / 64)] >> id % 64 & 1;
 }
 
-/* Whether the frame came in by a bond's member that is not in use. A switch sends
- * what it knows no port for to all members: it is taken once.
+/* Whether the frame came in by a bond's member that is not in use. A switch
+ * sends what it knows no port for to all members: it is taken once.
  */
 static __always_inline bool gate_has_backup(struct xvs_gate *gate,
 					    struct xdp_md *ctx)
@@ -256,17 +256,17 @@ static __always_inline bool gate_admits(struct xvs_gate *gate,
 	       !gate_has_backup(gate, ctx);
 }
 
-/* Whether frames may be in several buffers. Kernels that have that also have atomic
- * exchanges: v5.18: c2f2cdbeffda7b153c19e0f3d73149c41026c0db ("bpf: introduce
- * BPF_F_XDP_HAS_FRAGS flag in prog_flags loading the ebpf program").
+/* Whether frames may be in several buffers. Kernels that have that also have
+ * atomic exchanges: v5.18: c2f2cdbeffda7b153c19e0f3d73149c41026c0db ("bpf:
+ * introduce BPF_F_XDP_HAS_FRAGS flag in prog_flags loading the ebpf program").
  */
 static __always_inline bool has_frags(struct packet *p)
 {
 	return p->exchange && settings.frags;
 }
 
-/* Whether the frame has all of a packet of so many octets. Headers are in its first
- * buffer, which is all that a program can look into.
+/* Whether the frame has all of a packet of so many octets. Headers are in its
+ * first buffer, which is all that a program can look into.
  */
 static __always_inline bool frame_has(struct xdp_md *ctx, struct packet *p,
 				      void *ip, __u32 length)
@@ -285,8 +285,8 @@ static __always_inline bool in_one_buffer(struct packet *p)
 	return !has_frags(p) || sizeof(*p->eth) + p->tag + p->length <= octets;
 }
 
-/* IP. The frame is not for a VIP, or the packet's addresses are in the key, even
- * when it is malformed.
+/* IP. The frame is not for a VIP, or the packet's addresses are in the key,
+ * even when it is malformed.
  */
 static __always_inline int parse_ip4(struct xdp_md *ctx, struct packet *p,
 				     struct xvs_gate *gate, struct iphdr *ip)
@@ -399,8 +399,8 @@ static __always_inline int parse_udp(struct packet *p)
 	length = bpf_ntohs(udp->len);
 	if (length < sizeof(*udp) || (length > p->transport_length && !p->more))
 		return XVS_MALFORMED;
-	/* No flags. If the verifier knew that, it would follow what is left of a
-	 * packet's way for UDP apart from that for TCP.
+	/* No flags. If the verifier knew that, it would follow what is left of
+	 * a packet's way for UDP apart from that for TCP.
 	 */
 	p->flags = p->cpu->zero;
 	set_ports(p, udp->source, udp->dest, IPPROTO_UDP);

@@ -78,8 +78,9 @@ static __always_inline bool has_host_source(struct packet *p)
 		(words[3] & bpf_htonl(0xfffffffe)));
 }
 
-/* Turns an echo request of a single host into its reply. Nothing but the type, the addresses
- * and the TTL changes, so the checksums are updated for these alone.
+/* Turns an echo request of a single host into its reply. Nothing but the type,
+ * the addresses and the TTL changes, so the checksums are updated for these
+ * alone.
  */
 static __always_inline int reply_echo(struct packet *p)
 {

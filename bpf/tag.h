@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* VLAN tags (IEEE 802.1Q). Only the outermost one counts: what is behind two is no
- * IP packet of ours.
+/* VLAN tags (IEEE 802.1Q). Only the outermost one counts: what is behind two is
+ * no IP packet of ours.
  */
 #ifndef XVS_TAG_H
 #define XVS_TAG_H

@@ -290,8 +290,9 @@ struct xvs_gate {
 	 * the id of a frame without a tag, or with a priority alone.
 	 */
 	__u64 vlans[XVS_VLANS / 64];
-	/* Members of bonds that are not in use, by ifindex; 0 ends the list. The
-	 * kernel takes nothing that comes in there, for another member has it.
+	/* Members of bonds that are not in use, by ifindex; 0 ends the list.
+	 * The kernel takes nothing that comes in there, for another member has
+	 * it.
 	 */
 	__u32 backups[XVS_BACKUPS];
 };
