@@ -45,8 +45,9 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// [`Error::InstanceBusy`] when the process lives, which is then left
-    /// alone; [`Error::InstanceNotFound`].
+    /// [`Error::InstanceBusy`](crate::Error::InstanceBusy) when the process lives,
+    /// which is then left alone;
+    /// [`Error::InstanceNotFound`](crate::Error::InstanceNotFound).
     pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
         validate_instance(name)?;
         let directory = Directory::take(bpffs, name)?;

@@ -127,6 +127,24 @@ fn jumbo_frames_arrive_whole_by_another_interface() {
     talk(&lab, &balancer);
 }
 
+/// Clients that send segments of 9,000 octets are told of 1,500, and go on with
+/// these.
+fn clients_are_told(lab: &Lab, balancer: &Client) {
+    for number in [0, 1] {
+        let to = vip(number, 80);
+        let service = Service::tcp(to.ip(), to.port());
+        serve(lab, balancer, &service);
+        lab.client.enter(|| {
+            let mut connection = Connection::open(to, PATIENCE).expect("a server answers");
+            connection.exchange(&octets(100_000)).expect("all octets come back");
+        });
+        let stats = balancer.service(&service).expect("it is there").stats;
+        assert!(stats.reasons.too_big_replied > 0, "the client was told");
+        let route = lab.client.sh(&format!("ip route get {}", to.ip()));
+        assert!(route.contains("mtu 1500"), "{route}");
+    }
+}
+
 /// Where they cannot be redirected, clients are told what can.
 #[test]
 fn clients_of_another_interface_are_told_what_can_be_redirected() {
@@ -140,18 +158,22 @@ fn clients_of_another_interface_are_told_what_can_be_redirected() {
     let index = xdp::index(&lab.lb, "eth0").to_ne_bytes();
     // It may not have been there.
     let _ = ways_out.expect("the map is pinned by its name").delete(&index);
-    for number in [0, 1] {
-        let to = vip(number, 80);
-        let service = Service::tcp(to.ip(), to.port());
-        serve(&lab, &balancer, &service);
-        lab.client.enter(|| {
-            let mut connection = Connection::open(to, PATIENCE).expect("a server answers");
-            connection.exchange(&octets(100_000)).expect("all octets come back");
-        });
-        let stats = balancer.service(&service).expect("it is there").stats;
-        assert!(stats.reasons.too_big_replied > 0, "the client was told");
-        let route = lab.client.sh(&format!("ip route get {}", to.ip()));
-        assert!(route.contains("mtu 1500"), "{route}");
+    clients_are_told(&lab, &balancer);
+}
+
+/// Errors are made of frames in several buffers, and in generic mode of what the
+/// kernel makes of them.
+#[test]
+fn clients_are_told_of_a_vlan_with_smaller_packets() {
+    for mode in [Mode::Native, Mode::Generic] {
+        let lab = Lab::new(2);
+        if mode == Mode::Native && !has_frags() {
+            continue;
+        }
+        lab.set_mtu(MTU);
+        let options = lab.options().mode(mode).mtu(1, 1_500);
+        let balancer = lab.balancer_with(options, &["eth0"]).expect("it starts");
+        clients_are_told(&lab, &balancer);
     }
 }
 
