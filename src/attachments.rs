@@ -160,6 +160,9 @@ impl Attachments {
         let mut followed = self.detach_from(|device| bare.contains(&device.index));
         let ways = self.attached.iter().map(|attached| self.add_way_out(&attached.device));
         followed.failures.extend(ways.filter_map(Result::err));
+        if followed.changed {
+            self.describe();
+        }
         followed
     }
 
