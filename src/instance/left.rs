@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Instance;
+use crate::Error;
 use crate::Offload;
 use crate::Result;
 use crate::bpf::Directory;
@@ -22,6 +23,9 @@ pub struct Detached {
     pub pins: Vec<String>,
     /// The offloads that the process had turned off.
     pub offloads: Vec<PutBack>,
+    /// Whether it was made by another version, so that these could not be read, and
+    /// stay off.
+    pub unread: bool,
 }
 
 /// A receive offload that a process which has died had turned off.
@@ -45,21 +49,23 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// [`Error::InstanceBusy`](crate::Error::InstanceBusy) when the process lives,
-    /// which is then left alone;
-    /// [`Error::InstanceNotFound`](crate::Error::InstanceNotFound).
+    /// [`Error::InstanceBusy`] when the process lives, which is then left
+    /// alone; [`Error::InstanceNotFound`].
     pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
         validate_instance(name)?;
         let directory = Directory::take(bpffs, name)?;
-        let mut offloads = Vec::new();
-        // An instance of another version is removed all the same.
-        if let Ok(left) = Self::open(bpffs, name) {
-            let mut net = Net::new()?;
-            // A neighbour entry that stays managed harms nobody.
-            let _ = left.disown_neighbours(&mut net);
-            offloads = left.put_back_offloads(&mut net)?;
+        let (mut offloads, mut unread) = (Vec::new(), false);
+        match Self::open(bpffs, name) {
+            Ok(left) => {
+                let mut net = Net::new()?;
+                // A neighbour entry that stays managed harms nobody.
+                let _ = left.disown_neighbours(&mut net);
+                offloads = left.put_back_offloads(&mut net)?;
+            }
+            // It is removed all the same, as is one that was never whole.
+            Err(error) => unread = matches!(error, Error::Layout { .. }),
         }
-        Ok(Detached { pins: directory.remove()?, offloads })
+        Ok(Detached { pins: directory.remove()?, offloads, unread })
     }
 
     /// Ends what the process of this instance, which has died, asked the

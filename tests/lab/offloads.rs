@@ -4,6 +4,9 @@
 use std::thread;
 use std::time::Instant;
 
+use libbpf_rs::MapCore;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
 use serde_json::Value;
 use serde_json::json;
 use xvs::Error;
@@ -126,6 +129,29 @@ fn detaching_puts_back_what_a_killed_process_turned_off() {
     kill(&lab, start(&lab));
     assert_eq!(object(&lab, "detach")["offloads"], json!([]));
     assert!(!strips(&lab, "eth0"), "it was off before");
+}
+
+#[test]
+fn detaching_tells_what_it_cannot_read() {
+    let lab = Lab::new(1);
+    set(&lab, "eth0", "on");
+    let of_another_version = || {
+        kill(&lab, start(&lab));
+        let record = MapHandle::from_pinned_path(lab.bpffs().join("xvs/lab/instance"));
+        let record = record.expect("the map is pinned by its name");
+        let zero = 0_u32.to_ne_bytes();
+        let mut value = record.lookup(&zero, MapFlags::ANY).expect("a lookup").expect("an entry");
+        // The layout comes first.
+        value[..4].copy_from_slice(&999_u32.to_ne_bytes());
+        record.update(&zero, &value, MapFlags::EXIST).expect("the entry is there");
+    };
+    of_another_version();
+    let detached = run(&lab, "detach");
+    assert!(detached.contains("made by another version"), "{detached}");
+    assert!(!strips(&lab, "eth0"), "nothing is guessed");
+    of_another_version();
+    assert_eq!(object(&lab, "detach")["unread"], true);
+    assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
 }
 
 #[test]

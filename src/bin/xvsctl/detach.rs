@@ -46,12 +46,20 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             "instance": global.instance,
             "pins": detached.pins,
             "offloads": offloads,
+            "unread": detached.unread,
         });
         writeln!(out, "{object}")?;
         return Ok(ExitCode::SUCCESS);
     }
     let pins = detached.pins.join(", ");
     writeln!(out, "instance `{}`: removed the pins {pins}", global.instance)?;
+    if detached.unread {
+        writeln!(
+            out,
+            "it was made by another version: receive offloads that it had turned off stay off; \
+             `ethtool -k` tells which are, `ethtool -K` turns them on"
+        )?;
+    }
     for PutBack { interface, offload, on, .. } in &detached.offloads {
         match on {
             true => writeln!(out, "interface `{interface}`: {offload} is on again")?,
