@@ -5,6 +5,9 @@
 mod lab;
 #[path = "common/netns.rs"]
 mod netns;
+#[path = "common/random.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod random;
 #[path = "common/server.rs"]
 mod server;
 #[path = "common/sniffer.rs"]
