@@ -127,15 +127,21 @@ static __always_inline bool icmp_permitted(struct xvs_cpu *cpu)
 }
 
 /* Makes the frame as long as `whole` octets, with `room` octets of headers in
- * front of the Ethernet header. Only a frame that is longer gets here.
+ * front of the Ethernet header. Only a frame that is longer gets here. What one
+ * has in further buffers stays behind the packet, as padding does: kernels free
+ * what is cut off of these by rules that are not theirs (7.3 on veth: "Bad page
+ * state").
  */
 static __always_inline int reshape(struct xdp_md *ctx, int room, int whole)
 {
-	int length = settings.frags ? (int)bpf_xdp_get_buff_len(ctx) :
-				      (int)(ctx->data_end - ctx->data);
+	int length = ctx->data_end - ctx->data;
+	bool single = !settings.frags ||
+		      (int)bpf_xdp_get_buff_len(ctx) == length;
 
 	if (bpf_xdp_adjust_head(ctx, -room))
 		return -1;
+	if (!single)
+		return 0;
 	return bpf_xdp_adjust_tail(ctx, whole - room - length);
 }
 

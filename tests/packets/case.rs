@@ -98,6 +98,9 @@ pub struct Case {
     entry: Option<(FlowKey, Entry)>,
 }
 
+/// No frame that is shorter is in several buffers.
+const ONE_BUFFER: usize = 3_000;
+
 impl Case {
     /// A frame that comes in on lb0.
     pub fn new(name: impl Into<String>, frame: Vec<u8>) -> Self {
@@ -274,6 +277,10 @@ impl Case {
             output
         });
         let right = self.output();
+        let output = match self.outcome {
+            Outcome::Replied(..) => self.without_rest(output, right.len()),
+            _ => output,
+        };
         let same = match self.outcome {
             Outcome::Replied(..) => frame::is_same(&output, &right),
             _ => output == right,
@@ -293,6 +300,16 @@ impl Case {
         let frame = frame::hex(&self.frame);
         let (name, ingress) = (&self.name, self.ingress);
         Err(format!("{name}\n{faults}  frame in, {ingress:?}, {tagging:?}:\n{frame}"))
+    }
+
+    /// A reply without what is left behind it of a frame in several buffers: its own
+    /// last octets, as padding.
+    fn without_rest(&self, mut output: Vec<u8>, length: usize) -> Vec<u8> {
+        let rest = output.get(length..).unwrap_or_default();
+        if self.frame.len() > ONE_BUFFER && self.frame.ends_with(rest) {
+            output.truncate(length);
+        }
+        output
     }
 
     fn verdict(&self, dataplane: &Dataplane) -> Verdict {
