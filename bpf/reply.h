@@ -127,10 +127,10 @@ static __always_inline bool icmp_permitted(struct xvs_cpu *cpu)
 }
 
 /* Makes the frame as long as `whole` octets, with `room` octets of headers in
- * front of the Ethernet header. Only a frame that is longer gets here. What one
- * has in further buffers stays behind the packet, as padding does: kernels free
- * what is cut off of these by rules that are not theirs (7.3 on veth: "Bad page
- * state").
+ * front of the Ethernet header. Only a frame that is longer gets here. One in
+ * several buffers stays as long as it was, with padding behind the packet:
+ * buffers that are cut off are freed by rules that are not theirs (7.3 on veth:
+ * "Bad page state").
  */
 static __always_inline int reshape(struct xdp_md *ctx, int room, int whole)
 {
@@ -140,9 +140,7 @@ static __always_inline int reshape(struct xdp_md *ctx, int room, int whole)
 
 	if (bpf_xdp_adjust_head(ctx, -room))
 		return -1;
-	if (!single)
-		return 0;
-	return bpf_xdp_adjust_tail(ctx, whole - room - length);
+	return bpf_xdp_adjust_tail(ctx, single ? whole - room - length : -room);
 }
 
 static __noinline int error_too_big4(struct xdp_md *ctx, __u32 mtu)
