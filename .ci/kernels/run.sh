@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
-# Runs suites of the root tests on packaged kernels, one VM after the other.
+# Runs suites of the root tests on packaged kernels, in a VM each: one for every
+# CPU of the host where they are emulated, for every two where KVM works.
 #
 #   run.sh [--kernel NAMES] [--suite NAMES] [--test FILTER] [--share N] [--update]
 #   run.sh --shell KERNEL
@@ -34,9 +35,8 @@ vmtest=$work/tools/bin/vmtest
 [ -x "$vmtest" ] || fail "there is no vmtest; \`make setup-kernels\` installs it"
 logs=$work/logs
 results=$work/results
-export XVS_QEMU_PID=$work/qemu.pid
 
-# The VM that is running, if one is.
+# The VM that a process which runs one kernel has.
 vm=
 stop_vm() {
 	local qemu
@@ -51,7 +51,14 @@ stop_vm() {
 	rm -f "$XVS_QEMU_PID"
 	vm=
 }
-trap stop_vm EXIT
+
+# The processes that run a kernel each.
+runners=()
+stop_runners() {
+	[ ${#runners[@]} -eq 0 ] || kill "${runners[@]}" 2>/dev/null || true
+	wait
+}
+trap stop_runners EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -70,14 +77,14 @@ target() {
 		[[target]]
 		name = "$1"
 		kernel = "$work/$2/vmlinuz"
-		kernel_args = '''ro quiet $clock $4'''
+		kernel_args = '''ro quiet oops=panic hung_task_panic=1 $clock $4'''
 		arch = "$arch"
 		qemu_command = "$here/qemu.sh"
 		command = '''$3'''
 		[target.vm]
 		num_cpus = 2
 		memory = "3G"
-		extra_args = ["-initrd", "$work/$2/initramfs"]
+		extra_args = ["-initrd", "$work/$2/initramfs"$accelerator]
 
 	END
 }
@@ -86,6 +93,8 @@ configure() {
 	local kernel
 	arch=x86_64
 	clock=
+	accelerator=
+	slots=$((($(nproc) + 1) / 2))
 	if ! has_kvm; then
 		echo "no KVM that works: the kernels are emulated"
 		# Of another architecture than the host's vmtest asks no KVM.
@@ -93,6 +102,10 @@ configure() {
 		# On a busy host the watchdog takes the emulated TSC for broken, and
 		# changes the kernel's code for that.
 		clock=tsc=reliable
+		# With a thread for each CPU one may execute a breakpoint by which
+		# another changes code, as kernels do, after it was removed.
+		accelerator=', "-accel", "tcg,thread=single"'
+		slots=$(nproc)
 	fi
 	for kernel in "${kernels[@]}"; do
 		target "$kernel" "$kernel" "$here/guest.sh $kernel" ""
@@ -125,7 +138,7 @@ job() {
 
 # Runs a kernel's VM within its time; what it prints is its console.
 boot() {
-	local limit=180 suite code=0
+	local limit=180 suite code=0 console=$logs/$kernel/console
 	for suite in "${suites[@]}"; do
 		limit=$((limit + $(entry suites "$suite" | awk '{ print $2 }')))
 	done
@@ -133,27 +146,39 @@ boot() {
 	rm -rf "${logs:?}/$kernel"
 	mkdir -p "$logs/$kernel"
 	VMTEST_NO_UI=1 "$vmtest" --config "$work/vmtest.toml" --filter "^${kernel//./\\.}\$" \
-		</dev/null >"$logs/$kernel/console" 2>&1 &
+		</dev/null >"$console" 2>&1 &
 	vm=$!
 	# In the background, for a signal is only heard while bash itself waits.
-	timeout "$limit" tail --pid="$vm" -f /dev/null &
+	timeout "$limit" tail --pid="$vm" -n +1 -f "$console" > >(progress) &
 	wait $! || code=$?
 	stop_vm
-	[ "$code" -ne 124 ] || echo "@timeout $limit" >>"$logs/$kernel/console"
+	[ "$code" -ne 124 ] || echo "@timeout $limit" >>"$console"
 }
 
-# Whether the emulator broke the kernel: while one CPU changes code by way of a
-# breakpoint, as kernels do at each static key and each XDP program that is
-# attached, another one may go on to execute that breakpoint afterwards.
-is_broken_by_emulation() {
-	[ "$arch" != x86_64 ] && grep -q 'Oops: int3' "$logs/$kernel/console"
+# Tells of each suite that ends on a console.
+progress() {
+	grep --line-buffered -a '^@end ' | while read -r _ suite code seconds; do
+		echo "kernel $kernel: $suite ended with $code after ${seconds%$'\r'} s"
+	done
 }
 
 # Takes the console apart: a log and a line of results for each suite.
 collect() {
 	tr -d '\r' <"$logs/$kernel/console" |
 		awk -v kernel="$kernel" -v wanted="${suites[*]}" -v logs="$logs/$kernel" \
-			-f "$here/results.awk" >>"$results"
+			-f "$here/results.awk" >"$logs/$kernel/results"
+}
+
+# All that is done for one kernel, in a process of its own.
+run_kernel() {
+	local began=$SECONDS
+	kernel=$1
+	runners=()
+	trap stop_vm EXIT
+	export XVS_QEMU_PID=$work/$kernel/qemu.pid
+	boot
+	collect
+	echo "kernel $kernel $(release "$kernel"): $((SECONDS - began)) s"
 }
 
 # What the verifier had to do, beside the committed table.
@@ -169,9 +194,9 @@ verifier() {
 
 # All at once, so that bash has read this file to its end before it changes.
 main() {
-	local began
-	kernel=${kernels[0]}
 	if [ -n "$shell" ]; then
+		kernel=${kernels[0]}
+		export XVS_QEMU_PID=$work/$kernel/qemu.pid
 		"$here/fetch.sh" "$kernel"
 		configure
 		cd "$work"
@@ -181,17 +206,21 @@ main() {
 	"$here/fetch.sh" "${update[@]}" "${kernels[@]}"
 	build
 	configure
-	: >"$results"
+	local kernel runner
 	for kernel in "${kernels[@]}"; do
-		began=$SECONDS
-		boot
-		if is_broken_by_emulation; then
-			echo "kernel $kernel: the emulator left a breakpoint in its code; once more"
-			boot
-		fi
-		collect
-		echo "kernel $kernel $(release "$kernel"): $((SECONDS - began)) s"
+		while [ "$(jobs -pr | wc -l)" -ge "$slots" ]; do
+			wait -n
+		done
+		run_kernel "$kernel" &
+		runners+=($!)
 	done
+	for runner in "${runners[@]}"; do
+		wait "$runner"
+	done
+	runners=()
+	for kernel in "${kernels[@]}"; do
+		cat "$logs/$kernel/results"
+	done >"$results"
 	verifier
 	awk -f "$here/table.awk" "$results"
 	exit
