@@ -93,8 +93,9 @@ static __always_inline int way_out(struct xdp_md *ctx, struct packet *p,
  * it does.
  */
 static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
-				   struct xvs_destination *d, int reason)
+				   int reason)
 {
+	struct xvs_destination *d = p->destination;
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
 	__u64 way = READ_ONCE(*(__u64 *)&d->ifindex);
 	union mac destination, source;

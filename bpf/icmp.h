@@ -91,7 +91,8 @@ static __always_inline int forward_error(struct xdp_md *ctx, struct packet *p)
 		d = choose(p);
 	if (!d)
 		return XVS_NO_DESTINATION;
-	return forward(ctx, p, d, XVS_FORWARDED_ICMP);
+	p->destination = d;
+	return XVS_FORWARDED_ICMP;
 }
 
 static __always_inline int handle_icmp(struct xdp_md *ctx, struct packet *p)

@@ -65,7 +65,9 @@ struct packet {
 	__u32 generation; /* of the slot */
 	__u32 owner;	  /* the service that has the slot */
 	__u32 stored;	  /* flows stored for it */
-	__u32 verdict;	  /* enum xdp_action, of a packet forwarded */
+	/* Where it goes, once chosen; its reason says why. */
+	struct xvs_destination *destination;
+	__u32 verdict; /* enum xdp_action, of a packet forwarded */
 	/* Whether the kernel has atomic exchanges: known when compiled. */
 	bool exchange;
 	struct xvs_cpu *cpu;

@@ -30,7 +30,7 @@
 #include "stats.h"
 
 /* A fragment without ports follows the one that had them. */
-static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
+static __always_inline int follow_fragment(struct packet *p)
 {
 	struct xvs_destination *d = fragment_destination(p);
 
@@ -41,11 +41,12 @@ static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
 	p->service = p->owner;
 	if (packet_ttl(p) <= 1)
 		return XVS_TTL_EXPIRED;
-	return forward(ctx, p, d, XVS_FORWARDED_FRAGMENT);
+	p->destination = d;
+	return XVS_FORWARDED_FRAGMENT;
 }
 
 /* TCP and UDP: to the flow's destination, else to the hash's choice. */
-static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
+static __always_inline int balance(struct packet *p)
 {
 	struct xvs_destination *d;
 	struct flow flow = {};
@@ -61,39 +62,55 @@ static __always_inline int balance(struct xdp_md *ctx, struct packet *p)
 	if (d && !is_syn(p)) {
 		flow_hit(p);
 		flow_touch(p, &flow);
-		return forward(ctx, p, d, XVS_FORWARDED_FLOW);
+		p->destination = d;
+		return XVS_FORWARDED_FLOW;
 	}
-	if (d && flow_takes_syn(p, &flow))
-		return forward(ctx, p, d, XVS_FORWARDED_FLOW);
+	if (d && flow_takes_syn(p, &flow)) {
+		p->destination = d;
+		return XVS_FORWARDED_FLOW;
+	}
 	store = !is_syn(p) && flow_drawn(p, &flow);
 	if (store)
 		flow_expect(p, &flow);
 	d = choose(p);
 	if (!d || !d->ifindex)
 		return XVS_NO_DESTINATION;
+	p->destination = d;
 	if (is_syn(p)) {
 		/* What follows belongs to the connection that opens now. */
 		flow_delete(p, &flow);
-		return forward(ctx, p, d, XVS_FORWARDED_SYN);
+		return XVS_FORWARDED_SYN;
 	}
 	if (store)
 		flow_store(p, &flow);
-	return forward(ctx, p, d, XVS_FORWARDED_NEW);
+	return XVS_FORWARDED_NEW;
 }
 
-static __always_inline int process(struct xdp_md *ctx, struct packet *p)
+static __always_inline int decide(struct xdp_md *ctx, struct packet *p)
 {
 	int reason;
 
 	p->now = clock_tick(p);
 	if (p->later)
-		return follow_fragment(ctx, p);
+		return follow_fragment(p);
 	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return handle_icmp(ctx, p);
 	reason = parse_transport(p);
 	if (reason != CONTINUE)
 		return reason;
-	return balance(ctx, p);
+	return balance(p);
+}
+
+static __always_inline int process(struct xdp_md *ctx, struct packet *p)
+{
+	int reason = decide(ctx, p);
+
+	if (!p->destination)
+		return reason;
+	/* If the verifier knew the reason, it would follow what is left of a
+	 * packet's way once for each.
+	 */
+	return forward(ctx, p, reason + p->cpu->zero);
 }
 
 /* The whole way once for each family, so that neither asks which it is. */
