@@ -19,22 +19,6 @@ static __always_inline void decrement_ttl(struct packet *p)
 	}
 }
 
-/* A MAC address as it is in a record, and what lies behind it in its word. */
-union mac {
-	__u64 word;
-	struct {
-		__u8 octets[6];
-		__be16 vlan;
-	};
-};
-
-static __always_inline void set_macs(struct ethhdr *eth, union mac *destination,
-				     union mac *source)
-{
-	__builtin_memcpy(eth->h_dest, destination->octets, 6);
-	__builtin_memcpy(eth->h_source, source->octets, 6);
-}
-
 /* The Ethernet header of the way out. The frame's tag becomes that of the way's
  * VLAN, and keeps its priority.
  */
@@ -73,7 +57,7 @@ static __always_inline int set_link(struct xdp_md *ctx, struct packet *p,
  * features in __xdp_enqueue routine"). The MTU becomes what it can send.
  */
 static __always_inline int way_out(struct xdp_md *ctx, struct packet *p,
-				   __u32 ifindex, __u32 *mtu)
+				   __u32 ifindex, __u32 overhead, __u32 *mtu)
 {
 	int verdict;
 
@@ -83,42 +67,68 @@ static __always_inline int way_out(struct xdp_md *ctx, struct packet *p,
 	if (verdict == XDP_ABORTED || in_one_buffer(p))
 		return verdict;
 	verdict = bpf_redirect_map(&frags_ports, ifindex, XDP_ABORTED);
-	if (verdict == XDP_ABORTED && *mtu > ONE_BUFFER_MTU)
-		*mtu = ONE_BUFFER_MTU;
+	if (verdict == XDP_ABORTED && *mtu > ONE_BUFFER_MTU - overhead)
+		*mtu = ONE_BUFFER_MTU - overhead;
 	return verdict;
 }
 
-/* Sends the packet to the server's MAC address. Writes nothing unless it
- * leaves, or there is no room for its tag. The reason is what is counted when
- * it does.
+/* Sends the packet by its destination's way out, or through its tunnel. Writes
+ * nothing unless it leaves, or there is no room for its headers. The reason is
+ * what is counted when it does.
  */
 static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 				   int reason)
 {
 	struct xvs_destination *d = p->destination;
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
-	__u64 way = READ_ONCE(*(__u64 *)&d->ifindex);
+	__u64 way = READ_ONCE(*(__u64 *)&d->way.ifindex);
+	__u32 index = tunnel_index(p);
 	union mac destination, source;
-	__u32 ifindex = way;
-	__u32 mtu = way >> 32;
+	__u32 overhead = 0;
+	__u32 ifindex, mtu;
+	int result;
 
+	if (READ_ONCE(d->tunnel)) {
+		struct xvs_tunnel *t = bpf_map_lookup_elem(&tunnels, &index);
+		union tunnel_kind kind;
+
+		if (!t)
+			return XVS_NO_DESTINATION;
+		kind.word = READ_ONCE(*(__u64 *)&t->version);
+		overhead = tunnel_overhead(kind);
+		way = READ_ONCE(*(__u64 *)&t->way.ifindex);
+	}
+	ifindex = way;
+	mtu = way >> 32;
 	if (!ifindex)
 		return XVS_NO_DESTINATION;
-	p->verdict = way_out(ctx, p, ifindex, &mtu);
+	p->verdict = way_out(ctx, p, ifindex, overhead, &mtu);
 	if (p->length > mtu)
 		return reply_too_big(ctx, p, mtu, reason);
-	/* Each address is read as one word, for the record may be changing:
-	 * both must be of one VLAN, and the way the same before and after.
-	 */
-	destination.word = READ_ONCE(*(__u64 *)d->mac);
-	source.word = READ_ONCE(*(__u64 *)d->source_mac);
-	if (p->verdict == XDP_ABORTED || destination.vlan != source.vlan ||
-	    READ_ONCE(*(__u64 *)&d->ifindex) != way)
+	if (p->verdict == XDP_ABORTED)
 		return XVS_NO_DESTINATION;
-
 	if (p->more)
 		fragment_store(p);
 	decrement_ttl(p);
+
+	/* Read again: if the verifier knew what it was, it would follow what is
+	 * left once for each. Should it have changed, so has the way.
+	 */
+	if (READ_ONCE(d->tunnel)) {
+		result = tunnel_send(ctx, index, way, p->hash, tunnel_shape(p));
+		if (!result)
+			return reason;
+		return result == TUNNEL_CHANGING ? XVS_NO_DESTINATION :
+						   XVS_NO_HEADROOM;
+	}
+	/* Each address is read as one word, for the record may be changing:
+	 * both must be of one VLAN, and the way the same before and after.
+	 */
+	destination.word = READ_ONCE(*(__u64 *)d->way.mac);
+	source.word = READ_ONCE(*(__u64 *)d->way.source_mac);
+	if (destination.vlan != source.vlan ||
+	    READ_ONCE(*(__u64 *)&d->way.ifindex) != way)
+		return XVS_NO_DESTINATION;
 	if (set_link(ctx, p, &destination, &source))
 		return XVS_NO_HEADROOM;
 	return reason;

@@ -23,6 +23,7 @@ static __always_inline void fragment_store(struct packet *p)
 		.slot = p->slot,
 		.generation = p->generation,
 		.seen = p->now,
+		.hash = p->hash >> 32,
 	};
 
 	fragment_key(p, &key);
@@ -44,6 +45,7 @@ fragment_destination(struct packet *p)
 	d = slot_owner(p, first->slot);
 	if (!d || p->generation != first->generation)
 		return NULL;
+	p->hash = (__u64)first->hash << 32;
 	return d;
 }
 

@@ -72,6 +72,15 @@ struct {
 	__type(value, struct xvs_destination);
 } destinations SEC(".maps");
 
+/* Ways through tunnels, XVS_PATHS in a row for each slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XVS_PATHS);
+	__type(key, __u32);
+	__type(value, struct xvs_tunnel);
+} tunnels SEC(".maps");
+
 /* Ids of services by address, port and protocol. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -159,6 +168,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } frags_ports SEC(".maps");
+
+/* When the next ICMP error to a source is due, in ns; by a hash of its address. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, XVS_ICMP_SOURCES);
+	__type(key, __u32);
+	__type(value, __u64);
+} icmp_sources SEC(".maps");
 
 /* Counters, one row of records for each CPU: no CPU writes another's line,
  * and memory goes with the CPUs there are, not with those there could be.

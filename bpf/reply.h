@@ -31,21 +31,6 @@ struct error6 {
 	__u8 quote[QUOTE6];
 } __attribute__((packed));
 
-static __always_inline __u16 fold_sum(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
-/* A checksum after one 16-bit word has changed (RFC 1624, equation 3). */
-static __always_inline __u16 update_sum(__u16 check, __u16 old, __u16 new)
-{
-	return fold_sum((__u64)(__u16)~check + (__u16)~old + new);
-}
-
 static __always_inline void swap_macs(struct ethhdr *eth)
 {
 	__u8 mac[6];
@@ -114,16 +99,39 @@ static __always_inline int reply_echo(struct packet *p)
 	return XVS_ECHO_REPLIED;
 }
 
-/* Takes a place in this CPU's stream of ICMP errors, if one is free. */
-static __always_inline bool icmp_permitted(struct xvs_cpu *cpu)
+/* Takes a place in a stream of ICMP errors, if one is free: `next` is when its
+ * next one is due.
+ */
+static __always_inline bool icmp_due(__u64 *next, __u64 now, __u64 interval,
+				     __u64 burst)
 {
-	__u64 now = bpf_ktime_get_ns();
-	__u64 next = cpu->icmp_next;
+	__u64 due = READ_ONCE(*next);
 
-	if (next > now + settings.icmp_burst)
+	if (due > now + burst)
 		return false;
-	cpu->icmp_next = (next > now ? next : now) + settings.icmp_interval;
+	WRITE_ONCE(*next, (due > now ? due : now) + interval);
 	return true;
+}
+
+/* Whether an error may go to the packet's source: neither it nor this CPU has
+ * had its share (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4 (f)). Sources
+ * are told apart by a secret hash. What CPUs count at once may be counted once.
+ */
+static __always_inline bool icmp_permitted(struct packet *p)
+{
+	__u64 source = p->key.saddr[0] ^
+		       p->key.saddr[1] * 0x9e3779b97f4a7c15ULL;
+	__u64 now = bpf_ktime_get_ns();
+	__u64 *next;
+	__u32 index;
+
+	index = (source ^ settings.flow_k0) * settings.flow_k1 >> 52;
+	next = bpf_map_lookup_elem(&icmp_sources, &index);
+	return next &&
+	       icmp_due(next, now, settings.icmp_source_interval,
+			settings.icmp_source_burst) &&
+	       icmp_due(&p->cpu->icmp_next, now, settings.icmp_interval,
+			settings.icmp_burst);
 }
 
 /* Makes the frame as long as `whole` octets, with `room` octets of headers in
@@ -249,7 +257,7 @@ static __always_inline int reply_too_big(struct xdp_md *ctx, struct packet *p,
 	    !has_host_source(p))
 		return XVS_TOO_BIG_LIMITED;
 	if (p->length < (p->version == 4 ? QUOTE4 : QUOTE6) ||
-	    !icmp_permitted(p->cpu))
+	    !icmp_permitted(p))
 		return XVS_TOO_BIG_LIMITED;
 	if (p->tag) {
 		control = tag_of_frame(p->eth)->control;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
 /*
- * The data plane for layer 2.
+ * The data plane.
  *
  * A packet's way: parse, find its flow, else its service and the hash's
  * choice, forward, count. Each packet ends with one reason; its verdict
@@ -18,13 +18,16 @@
 #include "siphash.h"
 #include "order.h"
 #include "tag.h"
+#include "mac.h"
 #include "packet.h"
 #include "hash.h"
 #include "flow.h"
 #include "flow_store.h"
 #include "service.h"
 #include "fragment.h"
+#include "checksum.h"
 #include "reply.h"
+#include "tunnel.h"
 #include "forward.h"
 #include "icmp.h"
 #include "stats.h"
@@ -73,7 +76,7 @@ static __always_inline int balance(struct packet *p)
 	if (store)
 		flow_expect(p, &flow);
 	d = choose(p);
-	if (!d || !d->ifindex)
+	if (!d || !d->way.ifindex)
 		return XVS_NO_DESTINATION;
 	p->destination = d;
 	if (is_syn(p)) {

@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 4,
+	XVS_LAYOUT_VERSION = 5,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -59,6 +59,30 @@ enum {
 	XVS_FLOW_LOCKS = 4096,
 	/* Entries that say where a service may be found. */
 	XVS_HINTS = 16384,
+	/* Sources that the limit of ICMP errors tells apart. */
+	XVS_ICMP_SOURCES = 4096,
+};
+
+/* How packets travel to a destination. */
+enum xvs_tunnel_kind {
+	XVS_TUNNEL_NONE, /* as they are, to its MAC address */
+	XVS_TUNNEL_IPIP, /* RFC 2003, 2473, 4213 */
+	XVS_TUNNEL_GRE,	 /* RFC 2784, 7676 */
+	XVS_TUNNEL_FOU,	 /* the IP packet alone behind a UDP header */
+	XVS_TUNNEL_GUE,	 /* draft-ietf-intarea-gue-09, version 0 */
+};
+
+enum xvs_tunnel_paths {
+	/* Ways that the flows of a destination behind a tunnel are spread over:
+	 * two bits of a hash.
+	 */
+	XVS_PATHS = 4,
+};
+
+/* What else is to be known of a tunnel: bits. */
+enum xvs_tunnel_flags {
+	XVS_TUNNEL_V6 = 1 << 0,	      /* the outer header is IPv6 */
+	XVS_TUNNEL_CHECKSUM = 1 << 1, /* UDP has a checksum */
 };
 
 /* The memory of lookup tables. */
@@ -148,9 +172,11 @@ struct xvs_settings {
 	__u32 cpus;	    /* CPUs that have counters of their own */
 	/* 1: a frame may be in several buffers. */
 	__u32 frags;
-	__u64 jiffy_ns;	     /* ns in one of the kernel's jiffies */
-	__u64 icmp_interval; /* ns between ICMP errors of one CPU */
-	__u64 icmp_burst;    /* ns that a CPU may be ahead of that */
+	__u64 jiffy_ns;		    /* ns in one of the kernel's jiffies */
+	__u64 icmp_interval;	    /* ns between ICMP errors of one CPU */
+	__u64 icmp_burst;	    /* ns that a CPU may be ahead of that */
+	__u64 icmp_source_interval; /* the same for errors to one source */
+	__u64 icmp_source_burst;
 };
 
 /* A service's way into the map of services. */
@@ -176,6 +202,20 @@ struct xvs_service {
 	__u8 pad2[8];
 };
 
+/* How frames leave for a neighbour. */
+struct xvs_way {
+	/* Each word of an address has the VLAN, so that they are known to be of
+	 * one way out.
+	 */
+	__u8 mac[6];	    /* of the neighbour */
+	__be16 mac_vlan;    /* of the way out, 0: untagged */
+	__u8 source_mac[6]; /* of the way out */
+	__be16 vlan;	    /* the same */
+	/* One word: the way out. */
+	__u32 ifindex; /* 0: none now */
+	__u32 mtu;     /* octets of a client's IP packet */
+};
+
 /* What a packet needs to leave for a destination, by slot: one cache line. The
  * way out comes last: a record is written in this order.
  */
@@ -187,19 +227,24 @@ struct xvs_destination {
 	__u8 address[16];
 	__be16 port;
 	__u8 protocol;
-	__u8 pad1[5];
-	/* Each word of an address has the VLAN, so that they are known to be of
-	 * one way out.
-	 */
-	__u8 mac[6];	    /* of the server */
-	__be16 mac_vlan;    /* of the way out, 0: untagged */
-	__u8 source_mac[6]; /* of the way out */
-	__be16 vlan;	    /* the same */
-	__u32 idle;	    /* ticks that a silent flow lives */
-	__u32 closing;	    /* the same after FIN or RST */
-	/* One word: the way out. */
-	__u32 ifindex; /* 0: none now */
-	__u32 mtu;     /* octets of an IP packet */
+	/* Not 0: behind a tunnel. Of its ways this one is the first. */
+	__u8 tunnel;
+	__u8 pad1[4];
+	__u32 idle;    /* ticks that a silent flow lives */
+	__u32 closing; /* the same after FIN or RST */
+	struct xvs_way way;
+};
+
+/* A way through a tunnel, XVS_PATHS of them for each slot: one cache line. */
+struct xvs_tunnel {
+	/* One word. */
+	__u32 version; /* odd while the record is written, another afterwards */
+	__u8 kind;     /* enum xvs_tunnel_kind */
+	__u8 flags;    /* enum xvs_tunnel_flags */
+	__be16 port;   /* of FOU and GUE */
+	__u8 source[16];      /* an address of this host */
+	__u8 destination[16]; /* the server's */
+	struct xvs_way way;
 };
 
 /* Why a destination has a next hop or not. */
@@ -275,7 +320,7 @@ struct xvs_fragment {
 	__u32 slot;
 	__u32 generation;
 	__u32 seen; /* tick of the first fragment */
-	__u32 pad;
+	__u32 hash; /* the high half of its flow's */
 };
 
 /* What tells foreign frames from ours before anything is looked up. */
@@ -334,7 +379,10 @@ struct xvs_destination_info {
 	__u32 weight;
 	__u32 disabled; /* 1: gets no new flows */
 	enum xvs_status status;
-	__u32 pad;
+	enum xvs_tunnel_kind tunnel;
+	__be16 port;   /* of FOU and GUE */
+	__u8 checksum; /* of these: 1: by default, 2: no, 3: yes */
+	__u8 pad[5];
 	/* What the slot had counted before it was this destination's. */
 	struct xvs_traffic base;
 };
@@ -406,6 +454,8 @@ struct xvs_instance {
 	enum xvs_flow_tag flow_tag;
 	__u32 process;
 	enum xvs_tables tables;
+	enum xvs_tunnel_paths paths;
+	enum xvs_tunnel_flags tunnel_flags;
 	/* Odd while counters move from one record to another: what is read
 	 * meanwhile does not add up.
 	 */
@@ -435,6 +485,7 @@ struct xvs_prefix {
 _Static_assert(XVS_REASONS <= XVS_REASON_ROOM, "reasons have room");
 _Static_assert(sizeof(struct xvs_service) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_destination) == 64, "one cache line");
+_Static_assert(sizeof(struct xvs_tunnel) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_traffic) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_cpu) == 256, "whole cache lines");
 _Static_assert(sizeof(struct xvs_chunk) == 4096, "one page");

@@ -469,6 +469,7 @@ fn settings(options: &Options, generic: bool) -> Result<Settings> {
     let key = HashKey::from(options.hash_key);
     let secret = HashKey::from(secret()?);
     let interval = 1_000_000_000 / u64::from(options.icmp_rate);
+    let source_interval = 1_000_000_000 / u64::from(options.icmp_source_rate);
     Ok(Settings {
         k0: key.k0,
         k1: key.k1,
@@ -487,8 +488,14 @@ fn settings(options: &Options, generic: bool) -> Result<Settings> {
         icmp_interval: interval,
         // A tenth of a second's worth at once.
         icmp_burst: 100_000_000,
+        icmp_source_interval: source_interval,
+        icmp_source_burst: ICMP_SOURCE_BURST * source_interval,
     })
 }
+
+/// How many ICMP errors a source can have at once: browsers open some connections
+/// together.
+const ICMP_SOURCE_BURST: u64 = 16;
 
 /// The groups of 256 places that a flow table has: 16 places for 9 flows, so that
 /// hardly one finds all of its places taken.

@@ -1,6 +1,7 @@
 //! What is settled before services are: limits, interfaces' mode, VLANs.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,8 +67,8 @@ impl Config {
         }
         for (&vlan, &mtu) in &self.mtus {
             let prefixes = self.vlans.get(&vlan).ok_or(Error::UnknownVlan { vlan })?;
-            let v4 = prefixes.iter().all(|prefix| prefix.address().is_ipv4());
-            let least = if v4 { MIN_MTU4 } else { MIN_MTU6 };
+            let least = prefixes.iter().map(|prefix| least_mtu(prefix.address())).max();
+            let least = least.unwrap_or(MIN_MTU4);
             if !(least..=65_535).contains(&mtu) {
                 return Err(Error::InvalidMtu { vlan, mtu, least });
             }
@@ -87,6 +88,11 @@ impl Config {
 const MIN_MTU4: u32 = 68;
 /// The least MTU of a link with IPv6 (RFC 8200, section 5).
 pub(crate) const MIN_MTU6: u32 = 1_280;
+
+/// The least MTU of a link with the family of an address.
+pub(crate) const fn least_mtu(address: IpAddr) -> u32 {
+    if address.is_ipv4() { MIN_MTU4 } else { MIN_MTU6 }
+}
 
 /// The most prefixes that a [`Config`] can have.
 pub const MAX_PREFIXES: usize = 4096;
@@ -125,6 +131,9 @@ pub struct Options {
     pub hash_key: [u8; 16],
     /// The most ICMP errors that each CPU originates per second. Default: 1,000.
     pub icmp_rate: u32,
+    /// The most ICMP errors per second to one client, after 16 at once. Clients
+    /// with the same hash of 12 bits count as one. Default: 10.
+    pub icmp_source_rate: u32,
 }
 
 impl Default for Options {
@@ -141,6 +150,7 @@ impl Default for Options {
             table_size: 65_537,
             hash_key: [0; 16],
             icmp_rate: 1_000,
+            icmp_source_rate: 10,
         }
     }
 }
@@ -223,6 +233,12 @@ impl Options {
         self
     }
 
+    /// Sets the most ICMP errors per second to one client.
+    pub const fn icmp_source_rate(mut self, per_second: u32) -> Self {
+        self.icmp_source_rate = per_second;
+        self
+    }
+
     /// Checks every option; the error names the one that is wrong.
     pub fn validate(&self) -> Result<()> {
         validate_instance(&self.instance)?;
@@ -232,6 +248,7 @@ impl Options {
             ("flows", self.flows, 1_024, 67_108_864),
             ("table_size", self.table_size, 251, 131_071),
             ("icmp_rate", self.icmp_rate, 1, 1_000_000),
+            ("icmp_source_rate", self.icmp_source_rate, 1, 1_000_000),
         ] {
             if !(least..=most).contains(&value) {
                 return Err(Error::OptionRange { option, value, least, most });
@@ -286,6 +303,7 @@ mod tests {
             (Options::new().flows(1), "flows"),
             (Options::new().table_size(65_536), "prime"),
             (Options::new().icmp_rate(0), "icmp_rate"),
+            (Options::new().icmp_source_rate(0), "icmp_source_rate"),
             (Options::new().vlan(0, "10.0.0.0/8".parse().unwrap()), "VLAN 0"),
             (
                 Options::new()

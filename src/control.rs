@@ -11,6 +11,7 @@ mod ids;
 pub(crate) mod records;
 pub(crate) mod retire;
 mod tables;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -31,12 +32,12 @@ use crate::VlanStatus;
 use crate::bpf::Maps;
 use crate::bpf::ServiceRecord;
 use crate::bpf::address_octets;
-use crate::discovery::NextHop;
 use crate::event::Events;
 use crate::hash::HashKey;
 use crate::maglev::Member;
 use crate::net::Snapshot;
 use crate::ports::Port;
+use crate::routing::Way;
 use crate::vlans::VlanPrefix;
 use ids::Ids;
 pub(crate) use records::key_record;
@@ -60,8 +61,9 @@ struct Target {
     destination: Destination,
     slot: u32,
     status: DestinationStatus,
-    /// The next hop, also while its neighbour does not answer: flows keep it.
-    hop: Option<NextHop>,
+    /// The ways there, also while no neighbour answers: flows keep them. Of
+    /// those through a tunnel there may be several.
+    ways: Vec<Way>,
 }
 
 /// A virtual address as it is in the data plane.
@@ -239,7 +241,7 @@ impl Control {
         let mut targets = BTreeMap::new();
         for (address, destination) in wanted {
             let old = self.services.get(&key).and_then(|b| b.targets.get(&address));
-            let hop = old.and_then(|t| t.hop);
+            let last = old.map_or_else(Vec::new, |t| t.ways.clone());
             let slot = match old.map(|t| t.slot) {
                 Some(slot) => slot,
                 None => match self.slots.take() {
@@ -256,8 +258,8 @@ impl Control {
                     }
                 },
             };
-            let (status, hop) = self.resolve(address, hop);
-            targets.insert(address, Target { destination, slot, status, hop });
+            let (status, ways) = self.resolve(service, &destination, &last);
+            targets.insert(address, Target { destination, slot, status, ways });
         }
         let present = self.services.get(&key);
         let entries = entries(&targets);

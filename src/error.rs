@@ -45,6 +45,8 @@ pub enum Error {
     InvalidDestination { address: IpAddr, reason: &'static str },
     /// The weight is 0 or over the limit.
     InvalidWeight { address: IpAddr, weight: u32 },
+    /// A tunnel over UDP has no port.
+    InvalidTunnelPort { address: IpAddr, tunnel: &'static str },
     /// The instance's name has characters that a file name should not have.
     InvalidInstance { instance: String },
     /// An option is out of range.
@@ -140,6 +142,11 @@ impl fmt::Display for Error {
                 "destination {address}: weight {weight} is not from 1 to {}; \
                  disable a destination to give it no new flows",
                 crate::MAX_WEIGHT
+            ),
+            Self::InvalidTunnelPort { address, tunnel } => write!(
+                f,
+                "destination {address}: a {tunnel} tunnel needs the UDP port that the server \
+                 takes it on, from 1 to 65535"
             ),
             Self::InvalidInstance { instance } => {
                 write!(f, "instance `{instance}`: a name has 1 to 64 letters, digits, `-` and `_`")

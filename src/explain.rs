@@ -148,7 +148,7 @@ impl Instance {
         if syn && !takes_syn(&flow, now) {
             return self.explain_hash(tuple, record, syn);
         }
-        let mut explanation = if flow.destination.ifindex == 0 {
+        let mut explanation = if flow.destination.way.ifindex == 0 {
             Explanation::new(Verdict::Drop, "no_destination")
         } else {
             Explanation::new(Verdict::Forward, "forwarded_flow")
@@ -171,7 +171,7 @@ impl Instance {
             _ => tuple.sticky_index(key, settings.table_size),
         };
         let slot = self.table_slot(record, index)?;
-        let Some(slot) = slot.filter(|slot| self.maps.destinations.read(*slot).ifindex != 0) else {
+        let Some(slot) = slot.filter(|slot| self.maps.destinations.read(*slot).way.ifindex != 0) else {
             return Ok(Explanation::new(Verdict::Drop, "no_destination"));
         };
         let mut explanation = Explanation::new(Verdict::Forward, chosen(syn));

@@ -28,6 +28,7 @@ use crate::ServiceExtended;
 use crate::ServiceKey;
 use crate::ServiceStatus;
 use crate::Stats;
+use crate::Tunnel;
 use crate::Vip;
 use crate::VlanInfo;
 use crate::VlanStatus;
@@ -36,6 +37,7 @@ use crate::bpf::DestinationInfo;
 use crate::bpf::Directory;
 use crate::bpf::Maps;
 use crate::bpf::OffloadCode;
+use crate::bpf::PATHS;
 use crate::bpf::PrefixRecord;
 use crate::bpf::ServiceRecord;
 use crate::bpf::StatusCode;
@@ -262,14 +264,18 @@ impl Instance {
     /// The destination of a slot.
     pub(crate) fn destination(&self, slot: u32, info: &DestinationInfo) -> DestinationExtended {
         let record = self.maps.destinations.read(slot);
-        let known = record.ifindex != 0;
+        let known = record.way.ifindex != 0;
+        let tunnel = info.tunnel();
+        let source = self.maps.tunnels.read(slot * PATHS).source;
         DestinationExtended {
             destination: Destination::new(octets_address(info.address))
+                .tunnel(tunnel)
                 .weight(info.weight)
                 .disabled(info.disabled != 0),
             status: status(info),
-            mac: known.then_some(Mac(record.mac)),
-            interface: known.then_some(record.ifindex),
+            mac: known.then_some(Mac(record.way.mac)),
+            interface: known.then_some(record.way.ifindex),
+            source: (known && tunnel != Tunnel::None).then(|| octets_address(source)),
             stats: self.traffic(slot, info),
         }
     }

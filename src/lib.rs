@@ -46,9 +46,12 @@ mod monitor;
 mod net;
 mod offloads;
 mod ports;
+
 mod prefix;
+mod routing;
 mod service;
 mod stats;
+mod tunnel;
 mod vlans;
 
 pub use client::Client;
@@ -77,7 +80,6 @@ pub use service::MAX_WEIGHT;
 pub use service::Protocol;
 pub use service::Service;
 pub use service::ServiceKey;
-pub use service::Tunnel;
 pub use stats::DestinationExtended;
 pub use stats::DestinationStatus;
 pub use stats::Info;
@@ -89,3 +91,5 @@ pub use stats::Stats;
 pub use stats::Vip;
 pub use stats::VlanInfo;
 pub use stats::VlanStatus;
+pub use tunnel::Tunnel;
+pub use tunnel::Udp;

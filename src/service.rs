@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::Error;
 use crate::Result;
+use crate::Tunnel;
 
 /// The largest weight of a destination.
 pub const MAX_WEIGHT: u32 = 65_535;
@@ -172,24 +173,6 @@ impl fmt::Display for Service {
     }
 }
 
-/// How packets travel from the balancer to a destination.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Tunnel {
-    /// Layer 2: the packet is sent unchanged to the server's MAC address, so
-    /// the server must be in one of the balancer's VLANs.
-    #[default]
-    None,
-}
-
-impl fmt::Display for Tunnel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.pad("none"),
-        }
-    }
-}
-
 /// One real server of a service; its address identifies it there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -237,7 +220,7 @@ impl Destination {
         if self.weight == 0 || self.weight > MAX_WEIGHT {
             return Err(Error::InvalidWeight { address: self.address, weight: self.weight });
         }
-        Ok(())
+        self.tunnel.validate(self.address)
     }
 }
 

@@ -138,7 +138,8 @@ reasons! {
     icmp_unsupported: XVS_ICMP_UNSUPPORTED,
     /// Dropped: an ICMP error that quotes no packet of the virtual address.
     icmp_unowned: XVS_ICMP_UNOWNED,
-    /// Dropped: the driver leaves no room in front of a frame for a VLAN tag.
+    /// Dropped: the driver leaves no room in front of a frame for a VLAN tag or a
+    /// tunnel's headers, or has more in several buffers than the packet.
     no_headroom: XVS_NO_HEADROOM,
 }
 
@@ -158,7 +159,9 @@ pub enum DestinationStatus {
     NoNeighbour,
     /// Its VLAN has no interface.
     NoInterface,
-    /// The MTU of its VLAN's interface is too small for its family.
+    /// The MTU of the way there is too small: 1,280 octets are the least for
+    /// IPv6 (RFC 8200, section 5), 68 for IPv4 (RFC 791), of the packet in a
+    /// tunnel too.
     MtuTooSmall,
     /// The program could not be attached to the interface that leads there.
     NotAttached,
@@ -173,7 +176,7 @@ impl fmt::Display for DestinationStatus {
             Self::Resolving => "its MAC address is not known yet",
             Self::NoNeighbour => "no neighbour answers for its address",
             Self::NoInterface => "its VLAN has no interface here",
-            Self::MtuTooSmall => "the MTU of its VLAN's interface is too small for IPv6",
+            Self::MtuTooSmall => "the MTU of the way there is too small",
             Self::NotAttached => "the program is not on the interface that leads there",
         })
     }
@@ -230,10 +233,14 @@ pub struct DestinationExtended {
     pub destination: Destination,
     /// Why it gets traffic or does not.
     pub status: DestinationStatus,
-    /// The MAC address that packets are sent to, once known.
+    /// The MAC address that packets are sent to, once known; where a tunnel's
+    /// packets take several ways, of the first.
     pub mac: Option<Mac>,
     /// The index of the interface that packets leave by, once known.
     pub interface: Option<u32>,
+    /// The address of this host that a tunnel's packets come from, once known;
+    /// where they take several ways, of the first.
+    pub source: Option<IpAddr>,
     /// Its traffic.
     pub stats: Stats,
 }

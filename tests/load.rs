@@ -30,7 +30,7 @@ const STACK: u64 = 480;
 
 /// Octets of `struct xvs_settings`, the constants of the data plane, and where
 /// `frags` is in it.
-const SETTINGS: usize = 80;
+const SETTINGS: usize = 96;
 const FRAGS: usize = 52;
 
 /// The objects that the skeletons of this build include.

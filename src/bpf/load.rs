@@ -15,6 +15,7 @@ use super::map_fault;
 use super::pin::PROGRAM;
 use super::probe;
 use super::skeleton::XvsSkelBuilder;
+use super::types::PATHS;
 use super::types::Settings;
 use crate::Error;
 use crate::Mode;
@@ -81,6 +82,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.tags4, settings.flow_groups),
         (&mut maps.tags6, settings.flow_groups),
         (&mut maps.destinations, settings.destinations),
+        (&mut maps.tunnels, settings.destinations * PATHS),
         (&mut maps.service_ids, settings.services),
         (&mut maps.services, settings.services),
         // Block 0 is none.
@@ -127,6 +129,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.tags6, "tags6"),
         (&mut maps.flow_locks, "flow_locks"),
         (&mut maps.destinations, "destinations"),
+        (&mut maps.tunnels, "tunnels"),
         (&mut maps.service_ids, "service_ids"),
         (&mut maps.service_hints, "service_hints"),
         (&mut maps.services, "services"),
@@ -135,6 +138,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.fragments, "fragments"),
         (&mut maps.ports, "ports"),
         (&mut maps.frags_ports, "frags_ports"),
+        (&mut maps.icmp_sources, "icmp_sources"),
         (&mut maps.cpus, "cpus"),
         (&mut maps.traffic, "traffic"),
         (&mut maps.service_refused, "service_refused"),

@@ -34,7 +34,12 @@ pub(crate) use super::skeleton::types::xvs_tables as Tables;
 pub(crate) use super::skeleton::types::xvs_tags as FlowTags;
 pub(crate) use super::skeleton::types::xvs_tick as Tick;
 pub(crate) use super::skeleton::types::xvs_traffic as Traffic;
+pub(crate) use super::skeleton::types::xvs_tunnel as TunnelRecord;
+pub(crate) use super::skeleton::types::xvs_tunnel_flags as TunnelFlags;
+pub(crate) use super::skeleton::types::xvs_tunnel_kind as TunnelCode;
+use super::skeleton::types::xvs_tunnel_paths as Paths;
 pub(crate) use super::skeleton::types::xvs_vlan_status as VlanCode;
+pub(crate) use super::skeleton::types::xvs_way as WayRecord;
 
 /// The layout of the maps that this version makes and reads.
 pub(crate) const LAYOUT: u32 = Layout::XVS_LAYOUT_VERSION.0;
@@ -79,14 +84,14 @@ records! {
     Chunk: 4096,
     Cpu: 256,
     DestinationRecord: 64,
-    DestinationInfo: 104,
+    DestinationInfo: 112,
     FlowGroup4: 4096,
     FlowGroup6: 8192,
     FlowTags: 512,
     Gate: 9248,
     Gauge: 16,
     CardsRecord: 2048,
-    InstanceRecord: 144,
+    InstanceRecord: 168,
     InterfacesRecord: 1536,
     PrefixRecord: 80,
     Refused: 192,
@@ -94,6 +99,7 @@ records! {
     ServiceRecord: 64,
     ServiceKeyRecord: 20,
     Traffic: 64,
+    TunnelRecord: 64,
 }
 
 /// The octets of a record.
@@ -135,6 +141,9 @@ pub(crate) fn name_record(name: &str) -> [i8; 16] {
 pub(crate) fn record_name(record: &[i8; 16]) -> String {
     record.iter().take_while(|c| **c != 0).map(|c| *c as u8 as char).collect()
 }
+
+/// How many ways the flows of a destination behind a tunnel are spread over.
+pub(crate) const PATHS: u32 = Paths::XVS_PATHS.0;
 
 impl InterfacesRecord {
     /// The most interfaces of an instance.

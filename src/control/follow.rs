@@ -10,14 +10,19 @@ use std::time::Instant;
 use super::Balanced;
 use super::Control;
 use super::entries;
+use crate::Destination;
 use crate::DestinationStatus;
 use crate::Event;
 use crate::Result;
+use crate::Service;
 use crate::ServiceKey;
+use crate::Tunnel;
 use crate::VlanStatus;
+use crate::config::least_mtu;
 use crate::discovery;
-use crate::discovery::NextHop;
 use crate::ports::Device;
+use crate::routing;
+use crate::routing::Way;
 use crate::vlans;
 use crate::vlans::VlanPrefix;
 
@@ -126,8 +131,9 @@ impl Control {
     fn refresh_targets(&self, balanced: &mut Balanced) {
         let mut changed = Vec::new();
         for target in balanced.targets.values_mut() {
-            let (status, hop) = self.resolve(target.destination.address, target.hop);
-            if status == target.status && hop == target.hop {
+            let (status, ways) =
+                self.resolve(&balanced.service, &target.destination, &target.ways);
+            if status == target.status && ways == target.ways {
                 continue;
             }
             if status != target.status {
@@ -138,7 +144,7 @@ impl Control {
                 });
             }
             target.status = status;
-            target.hop = hop;
+            target.ways = ways;
             changed.push(target.destination.address);
         }
         for address in changed {
@@ -177,17 +183,37 @@ impl Control {
         Ok(())
     }
 
-    /// The way to a destination. While the neighbour does not answer, the
-    /// last way is kept for the flows there are: they are lost for certain
-    /// when they are sent elsewhere.
+    /// The ways to a destination. While no neighbour answers, the last ways are
+    /// kept for the flows there are: they are lost for certain when they are sent
+    /// elsewhere.
     pub(super) fn resolve(
         &self,
-        address: IpAddr,
-        last: Option<NextHop>,
-    ) -> (DestinationStatus, Option<NextHop>) {
-        match discovery::next_hop(address, last, &self.prefixes, &self.ports, &self.observed) {
-            Ok(hop) => (DestinationStatus::Reachable, Some(hop)),
+        service: &Service,
+        destination: &Destination,
+        last: &[Way],
+    ) -> (DestinationStatus, Vec<Way>) {
+        let Destination { address, tunnel, .. } = *destination;
+        let (prefixes, ports, observed) = (&self.prefixes, &self.ports, &self.observed);
+        if tunnel == Tunnel::None {
+            let last = last.first().map(|way| way.hop);
+            return match discovery::next_hop(address, last, prefixes, ports, observed) {
+                Ok(hop) => (DestinationStatus::Reachable, vec![Way::direct(address, hop)]),
+                Err(unreachable) => {
+                    let last = unreachable.last.map(|hop| Way::direct(address, hop));
+                    (unreachable.status, last.into_iter().collect())
+                }
+            };
+        }
+        let (status, mut ways) = match routing::ways(address, last, prefixes, ports, observed) {
+            Ok(ways) => (DestinationStatus::Reachable, ways),
             Err(unreachable) => (unreachable.status, unreachable.last),
+        };
+        let least = least_mtu(service.address) + tunnel.overhead(address);
+        let found = !ways.is_empty();
+        ways.retain(|way| way.hop.mtu >= least);
+        match ways.is_empty() {
+            true if found => (DestinationStatus::MtuTooSmall, ways),
+            _ => (status, ways),
         }
     }
 

@@ -4,8 +4,11 @@
 use super::Balanced;
 use super::Control;
 use super::Target;
+use super::ways::checksum_code;
+use super::ways::way_record;
 use crate::DestinationStatus;
 use crate::ServiceKey;
+use crate::Tunnel;
 use crate::VlanStatus;
 use crate::bpf::DestinationInfo;
 use crate::bpf::DestinationRecord;
@@ -14,6 +17,7 @@ use crate::bpf::ServiceKeyRecord;
 use crate::bpf::ServiceRecord;
 use crate::bpf::StatusCode;
 use crate::bpf::VlanCode;
+use crate::bpf::WayRecord;
 use crate::bpf::address_octets;
 use crate::clock::ticks;
 use crate::vlans::VlanPrefix;
@@ -51,28 +55,22 @@ impl Control {
             ..Default::default()
         };
         let old = self.maps.destinations.read(target.slot);
-        record = match target.hop {
-            Some(hop) => DestinationRecord {
-                mac: hop.destination.0,
-                mac_vlan: hop.tag.to_be(),
-                source_mac: hop.source.0,
-                vlan: hop.tag.to_be(),
-                ifindex: hop.egress,
-                mtu: hop.mtu,
-                ..record
-            },
+        record.way = match target.ways.first() {
+            Some(way) => way_record(&way.hop, target.mtu(way)),
             // A packet may be on its way with what it has read.
-            None => DestinationRecord {
-                mac: old.mac,
-                mac_vlan: old.mac_vlan,
-                source_mac: old.source_mac,
-                vlan: old.vlan,
-                ..record
-            },
+            None => WayRecord { ifindex: 0, mtu: 0, ..old.way },
         };
-        if (old.ifindex, old.vlan) != (record.ifindex, record.vlan) {
+        if target.destination.tunnel != Tunnel::None {
+            record.tunnel = 1;
+            self.write_tunnel(target);
+        }
+        if (old.way.ifindex, old.way.vlan, old.tunnel)
+            != (record.way.ifindex, record.way.vlan, record.tunnel)
+        {
             // No packet leaves by the new way with addresses of the old one.
-            self.maps.destinations.write(target.slot, &DestinationRecord { ifindex: 0, ..old });
+            let mut gone = old;
+            gone.way.ifindex = 0;
+            self.maps.destinations.write(target.slot, &gone);
         }
         self.maps.destinations.write(target.slot, &record);
         self.maps.destination_infos.write(
@@ -84,6 +82,9 @@ impl Control {
                 weight: target.destination.weight,
                 disabled: u32::from(target.destination.disabled),
                 status: target.status.code(),
+                tunnel: target.destination.tunnel.code(),
+                port: target.destination.tunnel.udp().map_or(0, |udp| udp.port.to_be()),
+                checksum: checksum_code(target.destination.tunnel),
                 base: self.maps.destination_infos.read(target.slot).base,
                 ..Default::default()
             },

@@ -18,7 +18,7 @@ pub fn tag_ways_out(pins: &Path, services: impl RangeBounds<u16>, id: u16) {
         let is_used = record[4..8] != [0; 4];
         if is_used && services.contains(&port) {
             // In the words of both MAC addresses.
-            for at in [38, 46] {
+            for at in [46, 54] {
                 record[at..at + 2].copy_from_slice(&id.to_be_bytes());
             }
             write(&records, slot, &record);

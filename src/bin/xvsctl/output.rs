@@ -101,6 +101,7 @@ pub fn destination(of: &ServiceKey, destination: &DestinationExtended, links: &L
         "mac": destination.mac.map(|mac| mac.to_string()),
         "interface": destination.interface.map(|index| links.name(index)),
         "interface_index": destination.interface,
+        "source": destination.source,
         "stats": stats(&destination.stats),
     })
 }

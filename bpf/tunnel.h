@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Tunnels: what is put in front of a packet for a server that is somewhere else.
+ *
+ * The outer header has a TTL of 64, the packet's DSCP, its ECN field (RFC 6040,
+ * section 4.1), and must not be fragmented. The UDP source port and the IPv6
+ * flow label follow from the flow, so that whatever spreads packets on their way
+ * keeps those of one flow together (RFC 8086, section 3.2; RFC 6438).
+ */
+#ifndef XVS_TUNNEL_H
+#define XVS_TUNNEL_H
+
+#define TUNNEL_TTL 64
+
+/* UDP source ports are from here on (RFC 6335, section 6). */
+#define ENTROPY_PORT 0xc000
+#define ENTROPY_PORT_BITS 0x3fff
+
+/* GRE without any of the optional fields (RFC 2784, section 2.1). */
+struct gre {
+	__be16 flags;
+	__be16 protocol; /* ETH_P_* of the packet */
+};
+
+/* GUE, version 0, of a data message without optional fields
+ * (draft-ietf-intarea-gue-09, section 3.1).
+ */
+struct gue {
+	__u8 length;
+	__u8 protocol; /* IPPROTO_* of the packet */
+	__be16 flags;
+};
+
+/* What all ways through a tunnel say in the word that has the version. */
+union tunnel_kind {
+	__u64 word;
+	struct {
+		__u32 version;
+		__u8 kind;
+		__u8 flags;
+		__be16 port;
+	};
+};
+
+/* Octets of the headers between the packet and Ethernet. */
+static __always_inline __u32 tunnel_overhead(union tunnel_kind kind)
+{
+	__u32 ip = kind.flags & XVS_TUNNEL_V6 ? sizeof(struct ipv6hdr) :
+						sizeof(struct iphdr);
+
+	switch (kind.kind) {
+	case XVS_TUNNEL_GRE:
+		return ip + sizeof(struct gre);
+	case XVS_TUNNEL_FOU:
+		return ip + sizeof(struct udphdr);
+	case XVS_TUNNEL_GUE:
+		return ip + sizeof(struct udphdr) + sizeof(struct gue);
+	default:
+		return ip;
+	}
+}
+
+/* Where the packet's way through its destination's tunnel is. */
+static __always_inline __u32 tunnel_index(struct packet *p)
+{
+	return p->slot * XVS_PATHS + (p->hash >> 62);
+}
+
+/* Whether a UDP datagram has a checksum, over all that the IP packet carries. */
+static __always_inline bool udp_is_summed(struct udphdr *udp, void *end,
+					  __be16 length)
+{
+	return (void *)(udp + 1) <= end && udp->check && udp->len == length;
+}
+
+/* No sum of 16-bit words: it is not known. */
+#define NO_SUM (~0ULL)
+
+/* The sum of all octets of a packet, or NO_SUM. With its checksum a segment and
+ * its pseudo-header sum up to nothing, and so does an IPv4 header. What is left
+ * is known without reading the payload (Linux:
+ * Documentation/networking/checksum-offloads.rst, "LCO: Local Checksum
+ * Offload"). A fragment has no checksum of its own.
+ */
+static __always_inline __u64 inner_sum4(struct iphdr *ip, void *end,
+					__u32 length)
+{
+	__u32 header = ip->ihl * 4;
+	__be16 segment = bpf_htons(length - header);
+
+	if (ip->frag_off & bpf_htons(0x3fff))
+		return NO_SUM;
+	switch (ip->protocol) {
+	case IPPROTO_ICMP:
+		return 0;
+	case IPPROTO_UDP:
+		if (!udp_is_summed((void *)ip + header, end, segment))
+			return NO_SUM;
+		break;
+	case IPPROTO_TCP:
+		break;
+	default:
+		return NO_SUM;
+	}
+	return (__u64)(__u32)~ip->saddr + (__u32)~ip->daddr + (__u16)~segment +
+	       (__u16)~bpf_htons(ip->protocol);
+}
+
+/* Both addresses are in the header and in the pseudo-header, so they cancel out. */
+static __always_inline __u64 inner_sum6(struct ipv6hdr *ip, void *end)
+{
+	__u32 *words = (__u32 *)ip;
+
+	switch (ip->nexthdr) {
+	case IPPROTO_UDP:
+		if (!udp_is_summed((void *)(ip + 1), end, ip->payload_len))
+			return NO_SUM;
+		break;
+	case IPPROTO_TCP:
+	case IPPROTO_ICMPV6:
+		break;
+	default:
+		return NO_SUM;
+	}
+	return (__u64)words[0] + words[1] + (__u16)~ip->payload_len +
+	       (__u16)~bpf_htons(ip->nexthdr);
+}
+
+/* Cuts off what follows the packet: padding, or what a driver takes for a part of
+ * the frame. Of a frame in several buffers none is given back here, for some
+ * drivers' are freed by wrong rules (bpf/reply.h).
+ */
+static __always_inline int inner_trim(struct xdp_md *ctx, __u32 whole)
+{
+	__u32 length = ctx->data_end - ctx->data;
+
+	if (settings.frags) {
+		__u32 all = bpf_xdp_get_buff_len(ctx);
+
+		if (all != length)
+			return all == whole ? 0 : -1;
+	}
+	return length > whole ?
+		       bpf_xdp_adjust_tail(ctx, (int)(whole - length)) :
+		       0;
+}
+
+/* A word of an address, as it is in memory, and all of it as the checksum has it. */
+static __always_inline __u64 address_word(const __u8 *address, int word)
+{
+	return READ_ONCE(((const __u64 *)address)[word]);
+}
+
+static __always_inline __be32 address_ip4(const __u8 *address)
+{
+	return address_word(address, 1) >> 32;
+}
+
+static __always_inline __u64 address_sum(const __u8 *address)
+{
+	__u64 first = address_word(address, 0);
+	__u64 second = address_word(address, 1);
+
+	return (first & 0xffffffff) + (first >> 32) + (second & 0xffffffff) +
+	       (second >> 32);
+}
+
+/* The Ethernet header, up to the protocol of what follows. */
+static __always_inline void *put_link(void *at, void *end, struct xvs_tunnel *t,
+				      union tunnel_kind kind, __be16 control)
+{
+	union mac destination, source;
+	struct ethhdr *eth = at;
+	struct tag *tag;
+	__be16 *protocol;
+
+	destination.word = READ_ONCE(*(__u64 *)t->way.mac);
+	source.word = READ_ONCE(*(__u64 *)t->way.source_mac);
+	if ((void *)(eth + 1) > end)
+		return NULL;
+	set_macs(eth, &destination, &source);
+	at = &eth->h_proto;
+	if (control) {
+		tag = at;
+		if ((void *)(tag + 1) > end)
+			return NULL;
+		tag->protocol = bpf_htons(ETH_P_8021Q);
+		tag->control = control;
+		at = tag + 1;
+	}
+	protocol = at;
+	if ((void *)(protocol + 1) > end)
+		return NULL;
+	*protocol = kind.flags & XVS_TUNNEL_V6 ? bpf_htons(ETH_P_IPV6) :
+						 bpf_htons(ETH_P_IP);
+	return protocol + 1;
+}
+
+/* RFC 6864, section 4.1: what is never fragmented needs no identification. */
+static __always_inline void *put_ip4(void *at, void *end, struct xvs_tunnel *t,
+				     __u32 traffic_class, __u8 protocol,
+				     __u32 payload)
+{
+	struct iphdr *ip = at;
+	__u32 *words = at;
+	__u64 sum = 0;
+	int i;
+
+	if ((void *)(ip + 1) > end)
+		return NULL;
+	ip->version = 4;
+	ip->ihl = 5;
+	ip->tos = traffic_class;
+	ip->tot_len = bpf_htons(sizeof(*ip) + payload);
+	ip->id = 0;
+	ip->frag_off = bpf_htons(0x4000);
+	ip->ttl = TUNNEL_TTL;
+	ip->protocol = protocol;
+	ip->check = 0;
+	ip->saddr = address_ip4(t->source);
+	ip->daddr = address_ip4(t->destination);
+#pragma unroll
+	for (i = 0; i < (int)sizeof(*ip) / 4; i++)
+		sum += words[i];
+	ip->check = fold_sum(sum);
+	return ip + 1;
+}
+
+static __always_inline void *put_ip6(void *at, void *end, struct xvs_tunnel *t,
+				     __u32 traffic_class, __u8 protocol,
+				     __u32 payload, __u64 hash)
+{
+	struct ipv6hdr *ip = at;
+	__u64 *source, *destination;
+
+	if ((void *)(ip + 1) > end)
+		return NULL;
+	source = (__u64 *)&ip->saddr;
+	destination = (__u64 *)&ip->daddr;
+	*(__be32 *)ip = bpf_htonl(6 << 28 | traffic_class << 20 |
+				  (hash >> 32 & 0xfffff));
+	ip->payload_len = bpf_htons(payload);
+	ip->nexthdr = protocol;
+	ip->hop_limit = TUNNEL_TTL;
+	source[0] = address_word(t->source, 0);
+	source[1] = address_word(t->source, 1);
+	destination[0] = address_word(t->destination, 0);
+	destination[1] = address_word(t->destination, 1);
+	return ip + 1;
+}
+
+/* The UDP header (RFC 768). `sum` is that of what it carries, or NO_SUM: then
+ * there is no checksum, which tunnels may do over IPv6 too (RFC 6935, section 5).
+ */
+static __always_inline void *put_udp(void *at, void *end, struct xvs_tunnel *t,
+				     union tunnel_kind kind, __u32 payload,
+				     __u64 hash, __u64 sum)
+{
+	struct udphdr *udp = at;
+
+	if ((void *)(udp + 1) > end)
+		return NULL;
+	udp->source =
+		bpf_htons(ENTROPY_PORT | (hash >> 32 & ENTROPY_PORT_BITS));
+	udp->dest = kind.port;
+	udp->len = bpf_htons(payload);
+	udp->check = 0;
+	if (sum == NO_SUM || !(kind.flags & XVS_TUNNEL_CHECKSUM))
+		return udp + 1;
+	sum += (__u64)udp->source + udp->dest + 2 * (__u64)udp->len +
+	       bpf_htons(IPPROTO_UDP);
+	if (kind.flags & XVS_TUNNEL_V6)
+		sum += address_sum(t->source) + address_sum(t->destination);
+	else
+		sum += (__u64)address_ip4(t->source) +
+		       address_ip4(t->destination);
+	udp->check = fold_sum(sum) ?: 0xffff;
+	return udp + 1;
+}
+
+/* What is between the outer IP header and the packet, the sum of which is given. */
+static __always_inline void *put_tunnel(void *at, void *end,
+					struct xvs_tunnel *t,
+					union tunnel_kind kind, __u8 protocol,
+					__u32 payload, __u64 hash, __u64 sum)
+{
+	if (kind.kind == XVS_TUNNEL_IPIP)
+		return at;
+	if (kind.kind == XVS_TUNNEL_GRE) {
+		struct gre *gre = at;
+
+		if ((void *)(gre + 1) > end)
+			return NULL;
+		gre->flags = 0;
+		gre->protocol = protocol == IPPROTO_IPV6 ?
+					bpf_htons(ETH_P_IPV6) :
+					bpf_htons(ETH_P_IP);
+		return gre + 1;
+	}
+	if (kind.kind == XVS_TUNNEL_GUE && sum != NO_SUM)
+		sum += bpf_htons(protocol);
+	at = put_udp(at, end, t, kind, payload, hash, sum);
+	if (at && kind.kind == XVS_TUNNEL_GUE) {
+		struct gue *gue = at;
+
+		if ((void *)(gue + 1) > end)
+			return NULL;
+		gue->length = 0;
+		gue->protocol = protocol;
+		gue->flags = 0;
+		return gue + 1;
+	}
+	return at;
+}
+
+/* The protocol of the outer IP header. */
+static __always_inline __u8 outer_protocol(union tunnel_kind kind,
+					   __u8 protocol)
+{
+	switch (kind.kind) {
+	case XVS_TUNNEL_IPIP:
+		return protocol;
+	case XVS_TUNNEL_GRE:
+		return IPPROTO_GRE;
+	default:
+		return IPPROTO_UDP;
+	}
+}
+
+/* What a program tells tunnel_send() of the packet. */
+#define SHAPE_LENGTH 0x1ffff
+#define SHAPE_TAG_SHIFT 24
+#define SHAPE_V6 (1U << 31)
+
+static __always_inline __u32 tunnel_shape(struct packet *p)
+{
+	return p->length | p->tag << SHAPE_TAG_SHIFT |
+	       (p->version == 6 ? SHAPE_V6 : 0);
+}
+
+/* What became of the frame. */
+enum {
+	TUNNEL_SENT,
+	TUNNEL_CHANGING, /* the way is another one by now */
+	TUNNEL_NO_ROOM,
+};
+
+/* Puts the headers of a way in front of the frame's packet. Only numbers go in:
+ * the verifier looks through this once, whoever calls it. v5.6: 51c39bb1d5d1
+ * ("bpf: Introduce function-by-function verification")
+ */
+__noinline int tunnel_send(struct xdp_md *ctx, __u32 index, __u64 way,
+			   __u64 hash, __u32 shape)
+{
+	__u8 protocol = shape & SHAPE_V6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
+	__u32 tag = shape >> SHAPE_TAG_SHIFT & sizeof(struct tag);
+	__u32 payload = shape & SHAPE_LENGTH;
+	__u32 traffic_class, overhead;
+	union tunnel_kind kind;
+	struct xvs_tunnel *t;
+	__be16 control = 0;
+	void *at, *end;
+	__u64 sum;
+
+	t = bpf_map_lookup_elem(&tunnels, &index);
+	if (!t)
+		return TUNNEL_CHANGING;
+	kind.word = READ_ONCE(*(__u64 *)&t->version);
+	if (kind.version & 1 || READ_ONCE(*(__u64 *)&t->way.ifindex) != way)
+		return TUNNEL_CHANGING;
+	if (inner_trim(ctx, sizeof(struct ethhdr) + tag + payload))
+		return TUNNEL_NO_ROOM;
+
+	at = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (at + sizeof(struct ethhdr) + sizeof(struct tag) > end)
+		return TUNNEL_NO_ROOM;
+	if (tag)
+		control = tag_of_frame(at)->control & bpf_htons(~TAG_VLAN);
+	at += sizeof(struct ethhdr) + tag;
+	if (at + sizeof(struct iphdr) > end)
+		return TUNNEL_NO_ROOM;
+	if (protocol == IPPROTO_IPIP) {
+		traffic_class = ((struct iphdr *)at)->tos;
+		sum = inner_sum4(at, end, payload);
+	} else {
+		if (at + sizeof(struct ipv6hdr) > end)
+			return TUNNEL_NO_ROOM;
+		traffic_class = bpf_ntohl(*(__be32 *)at) >> 20 & 0xff;
+		sum = inner_sum6(at, end);
+	}
+
+	overhead = tunnel_overhead(kind);
+	payload += overhead;
+	control = t->way.vlan ? control | t->way.vlan : 0;
+	if (control)
+		overhead += sizeof(struct tag);
+	if (bpf_xdp_adjust_head(ctx, (int)(tag - overhead)))
+		return TUNNEL_NO_ROOM;
+
+	at = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	at = put_link(at, end, t, kind, control);
+	if (!at)
+		return TUNNEL_NO_ROOM;
+	if (kind.flags & XVS_TUNNEL_V6) {
+		payload -= sizeof(struct ipv6hdr);
+		at = put_ip6(at, end, t, traffic_class,
+			     outer_protocol(kind, protocol), payload, hash);
+	} else {
+		payload -= sizeof(struct iphdr);
+		at = put_ip4(at, end, t, traffic_class,
+			     outer_protocol(kind, protocol), payload);
+	}
+	if (!at || !put_tunnel(at, end, t, kind, protocol, payload, hash, sum))
+		return TUNNEL_NO_ROOM;
+	/* All of the record was read while nobody wrote it. */
+	return READ_ONCE(*(__u64 *)&t->version) == kind.word ? TUNNEL_SENT :
+							       TUNNEL_CHANGING;
+}
+
+#endif
