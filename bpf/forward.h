@@ -82,20 +82,18 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	struct xvs_destination *d = p->destination;
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
 	__u64 way = READ_ONCE(*(__u64 *)&d->way.ifindex);
-	__u32 index = tunnel_index(p);
+	__u64 hash = tunnel_hash(p);
 	union mac destination, source;
 	__u32 overhead = 0;
 	__u32 ifindex, mtu;
 	int result;
 
 	if (READ_ONCE(d->tunnel)) {
-		struct xvs_tunnel *t = bpf_map_lookup_elem(&tunnels, &index);
-		union tunnel_kind kind;
+		struct xvs_tunnel *t = tunnel_find(p->slot, hash);
 
 		if (!t)
 			return XVS_NO_DESTINATION;
-		kind.word = READ_ONCE(*(__u64 *)&t->version);
-		overhead = tunnel_overhead(kind);
+		overhead = tunnel_overhead(t);
 		way = READ_ONCE(*(__u64 *)&t->way.ifindex);
 	}
 	ifindex = way;
@@ -108,14 +106,14 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	if (p->verdict == XDP_ABORTED)
 		return XVS_NO_DESTINATION;
 	if (p->more)
-		fragment_store(p);
+		fragment_store(ctx, p);
 	decrement_ttl(p);
 
 	/* Read again: if the verifier knew what it was, it would follow what is
 	 * left once for each. Should it have changed, so has the way.
 	 */
 	if (READ_ONCE(d->tunnel)) {
-		result = tunnel_send(ctx, index, way, p->hash, tunnel_shape(p));
+		result = tunnel_send(ctx, p->slot, way, hash, packet_shape(p));
 		if (!result)
 			return reason;
 		return result == TUNNEL_CHANGING ? XVS_NO_DESTINATION :

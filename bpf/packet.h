@@ -432,6 +432,24 @@ static __always_inline bool is_syn(struct packet *p)
 	return (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
+/* What functions of their own are told of a packet: its length, the length of
+ * the frame's tag, the family.
+ */
+#define SHAPE_LENGTH 0x1ffff
+#define SHAPE_TAG_SHIFT 24
+#define SHAPE_V6 (1U << 31)
+
+static __always_inline __u32 packet_shape(struct packet *p)
+{
+	return p->length | p->tag << SHAPE_TAG_SHIFT |
+	       (p->version == 6 ? SHAPE_V6 : 0);
+}
+
+static __always_inline __u32 shape_tag(__u32 shape)
+{
+	return shape >> SHAPE_TAG_SHIFT & sizeof(struct tag);
+}
+
 /* The key's destination as the maps of services and VIPs have it. */
 static __always_inline void vip_address(struct packet *p, __u64 *address)
 {

@@ -30,24 +30,18 @@ struct gue {
 	__be16 flags;
 };
 
-/* What all ways through a tunnel say in the word that has the version. */
-union tunnel_kind {
-	__u64 word;
-	struct {
-		__u32 version;
-		__u8 kind;
-		__u8 flags;
-		__be16 port;
-	};
-};
+static __always_inline bool tunnel_is_v6(struct xvs_tunnel *t)
+{
+	return READ_ONCE(t->flags) & XVS_TUNNEL_V6;
+}
 
 /* Octets of the headers between the packet and Ethernet. */
-static __always_inline __u32 tunnel_overhead(union tunnel_kind kind)
+static __always_inline __u32 tunnel_overhead(struct xvs_tunnel *t)
 {
-	__u32 ip = kind.flags & XVS_TUNNEL_V6 ? sizeof(struct ipv6hdr) :
-						sizeof(struct iphdr);
+	__u32 ip = tunnel_is_v6(t) ? sizeof(struct ipv6hdr) :
+				     sizeof(struct iphdr);
 
-	switch (kind.kind) {
+	switch (READ_ONCE(t->kind)) {
 	case XVS_TUNNEL_GRE:
 		return ip + sizeof(struct gre);
 	case XVS_TUNNEL_FOU:
@@ -59,10 +53,23 @@ static __always_inline __u32 tunnel_overhead(union tunnel_kind kind)
 	}
 }
 
-/* Where the packet's way through its destination's tunnel is. */
-static __always_inline __u32 tunnel_index(struct packet *p)
+/* What spreads packets over ways: the hash of their flow, but for fragments that
+ * of their addresses, which all of them have.
+ */
+static __always_inline __u64 tunnel_hash(struct packet *p)
 {
-	return p->slot * XVS_PATHS + (p->hash >> 62);
+	if (!p->later && !p->more)
+		return p->hash;
+	return (p->key.saddr[0] ^ p->key.saddr[1] ^ settings.flow_k0) *
+	       settings.flow_k1;
+}
+
+/* The way of a packet through the tunnel of a slot's destination. */
+static __always_inline struct xvs_tunnel *tunnel_find(__u32 slot, __u64 hash)
+{
+	__u32 index = slot * XVS_PATHS + (hash >> 62);
+
+	return bpf_map_lookup_elem(&tunnels, &index);
 }
 
 /* Whether a UDP datagram has a checksum, over all that the IP packet carries. */
@@ -166,7 +173,7 @@ static __always_inline __u64 address_sum(const __u8 *address)
 
 /* The Ethernet header, up to the protocol of what follows. */
 static __always_inline void *put_link(void *at, void *end, struct xvs_tunnel *t,
-				      union tunnel_kind kind, __be16 control)
+				      __be16 control)
 {
 	union mac destination, source;
 	struct ethhdr *eth = at;
@@ -190,8 +197,8 @@ static __always_inline void *put_link(void *at, void *end, struct xvs_tunnel *t,
 	protocol = at;
 	if ((void *)(protocol + 1) > end)
 		return NULL;
-	*protocol = kind.flags & XVS_TUNNEL_V6 ? bpf_htons(ETH_P_IPV6) :
-						 bpf_htons(ETH_P_IP);
+	*protocol = tunnel_is_v6(t) ? bpf_htons(ETH_P_IPV6) :
+				      bpf_htons(ETH_P_IP);
 	return protocol + 1;
 }
 
@@ -252,8 +259,7 @@ static __always_inline void *put_ip6(void *at, void *end, struct xvs_tunnel *t,
  * there is no checksum, which tunnels may do over IPv6 too (RFC 6935, section 5).
  */
 static __always_inline void *put_udp(void *at, void *end, struct xvs_tunnel *t,
-				     union tunnel_kind kind, __u32 payload,
-				     __u64 hash, __u64 sum)
+				     __u32 payload, __u64 hash, __u64 sum)
 {
 	struct udphdr *udp = at;
 
@@ -261,14 +267,14 @@ static __always_inline void *put_udp(void *at, void *end, struct xvs_tunnel *t,
 		return NULL;
 	udp->source =
 		bpf_htons(ENTROPY_PORT | (hash >> 32 & ENTROPY_PORT_BITS));
-	udp->dest = kind.port;
+	udp->dest = READ_ONCE(t->port);
 	udp->len = bpf_htons(payload);
 	udp->check = 0;
-	if (sum == NO_SUM || !(kind.flags & XVS_TUNNEL_CHECKSUM))
+	if (sum == NO_SUM || !(READ_ONCE(t->flags) & XVS_TUNNEL_CHECKSUM))
 		return udp + 1;
 	sum += (__u64)udp->source + udp->dest + 2 * (__u64)udp->len +
 	       bpf_htons(IPPROTO_UDP);
-	if (kind.flags & XVS_TUNNEL_V6)
+	if (tunnel_is_v6(t))
 		sum += address_sum(t->source) + address_sum(t->destination);
 	else
 		sum += (__u64)address_ip4(t->source) +
@@ -279,13 +285,14 @@ static __always_inline void *put_udp(void *at, void *end, struct xvs_tunnel *t,
 
 /* What is between the outer IP header and the packet, the sum of which is given. */
 static __always_inline void *put_tunnel(void *at, void *end,
-					struct xvs_tunnel *t,
-					union tunnel_kind kind, __u8 protocol,
+					struct xvs_tunnel *t, __u8 protocol,
 					__u32 payload, __u64 hash, __u64 sum)
 {
-	if (kind.kind == XVS_TUNNEL_IPIP)
+	__u8 kind = READ_ONCE(t->kind);
+
+	if (kind == XVS_TUNNEL_IPIP)
 		return at;
-	if (kind.kind == XVS_TUNNEL_GRE) {
+	if (kind == XVS_TUNNEL_GRE) {
 		struct gre *gre = at;
 
 		if ((void *)(gre + 1) > end)
@@ -296,10 +303,10 @@ static __always_inline void *put_tunnel(void *at, void *end,
 					bpf_htons(ETH_P_IP);
 		return gre + 1;
 	}
-	if (kind.kind == XVS_TUNNEL_GUE && sum != NO_SUM)
+	if (kind == XVS_TUNNEL_GUE && sum != NO_SUM)
 		sum += bpf_htons(protocol);
-	at = put_udp(at, end, t, kind, payload, hash, sum);
-	if (at && kind.kind == XVS_TUNNEL_GUE) {
+	at = put_udp(at, end, t, payload, hash, sum);
+	if (at && kind == XVS_TUNNEL_GUE) {
 		struct gue *gue = at;
 
 		if ((void *)(gue + 1) > end)
@@ -313,10 +320,9 @@ static __always_inline void *put_tunnel(void *at, void *end,
 }
 
 /* The protocol of the outer IP header. */
-static __always_inline __u8 outer_protocol(union tunnel_kind kind,
-					   __u8 protocol)
+static __always_inline __u8 outer_protocol(struct xvs_tunnel *t, __u8 protocol)
 {
-	switch (kind.kind) {
+	switch (READ_ONCE(t->kind)) {
 	case XVS_TUNNEL_IPIP:
 		return protocol;
 	case XVS_TUNNEL_GRE:
@@ -324,17 +330,6 @@ static __always_inline __u8 outer_protocol(union tunnel_kind kind,
 	default:
 		return IPPROTO_UDP;
 	}
-}
-
-/* What a program tells tunnel_send() of the packet. */
-#define SHAPE_LENGTH 0x1ffff
-#define SHAPE_TAG_SHIFT 24
-#define SHAPE_V6 (1U << 31)
-
-static __always_inline __u32 tunnel_shape(struct packet *p)
-{
-	return p->length | p->tag << SHAPE_TAG_SHIFT |
-	       (p->version == 6 ? SHAPE_V6 : 0);
 }
 
 /* What became of the frame. */
@@ -348,24 +343,23 @@ enum {
  * the verifier looks through this once, whoever calls it. v5.6: 51c39bb1d5d1
  * ("bpf: Introduce function-by-function verification")
  */
-__noinline int tunnel_send(struct xdp_md *ctx, __u32 index, __u64 way,
+__noinline int tunnel_send(struct xdp_md *ctx, __u32 slot, __u64 way,
 			   __u64 hash, __u32 shape)
 {
 	__u8 protocol = shape & SHAPE_V6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
-	__u32 tag = shape >> SHAPE_TAG_SHIFT & sizeof(struct tag);
+	__u32 tag = shape_tag(shape);
 	__u32 payload = shape & SHAPE_LENGTH;
-	__u32 traffic_class, overhead;
-	union tunnel_kind kind;
+	__u32 traffic_class, overhead, version;
 	struct xvs_tunnel *t;
 	__be16 control = 0;
 	void *at, *end;
 	__u64 sum;
 
-	t = bpf_map_lookup_elem(&tunnels, &index);
+	t = tunnel_find(slot, hash);
 	if (!t)
 		return TUNNEL_CHANGING;
-	kind.word = READ_ONCE(*(__u64 *)&t->version);
-	if (kind.version & 1 || READ_ONCE(*(__u64 *)&t->way.ifindex) != way)
+	version = READ_ONCE(t->version);
+	if (version & 1 || READ_ONCE(*(__u64 *)&t->way.ifindex) != way)
 		return TUNNEL_CHANGING;
 	if (inner_trim(ctx, sizeof(struct ethhdr) + tag + payload))
 		return TUNNEL_NO_ROOM;
@@ -389,7 +383,7 @@ __noinline int tunnel_send(struct xdp_md *ctx, __u32 index, __u64 way,
 		sum = inner_sum6(at, end);
 	}
 
-	overhead = tunnel_overhead(kind);
+	overhead = tunnel_overhead(t);
 	payload += overhead;
 	control = t->way.vlan ? control | t->way.vlan : 0;
 	if (control)
@@ -399,23 +393,22 @@ __noinline int tunnel_send(struct xdp_md *ctx, __u32 index, __u64 way,
 
 	at = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	at = put_link(at, end, t, kind, control);
+	at = put_link(at, end, t, control);
 	if (!at)
 		return TUNNEL_NO_ROOM;
-	if (kind.flags & XVS_TUNNEL_V6) {
+	if (tunnel_is_v6(t)) {
 		payload -= sizeof(struct ipv6hdr);
 		at = put_ip6(at, end, t, traffic_class,
-			     outer_protocol(kind, protocol), payload, hash);
+			     outer_protocol(t, protocol), payload, hash);
 	} else {
 		payload -= sizeof(struct iphdr);
 		at = put_ip4(at, end, t, traffic_class,
-			     outer_protocol(kind, protocol), payload);
+			     outer_protocol(t, protocol), payload);
 	}
-	if (!at || !put_tunnel(at, end, t, kind, protocol, payload, hash, sum))
+	if (!at || !put_tunnel(at, end, t, protocol, payload, hash, sum))
 		return TUNNEL_NO_ROOM;
 	/* All of the record was read while nobody wrote it. */
-	return READ_ONCE(*(__u64 *)&t->version) == kind.word ? TUNNEL_SENT :
-							       TUNNEL_CHANGING;
+	return READ_ONCE(t->version) == version ? TUNNEL_SENT : TUNNEL_CHANGING;
 }
 
 #endif

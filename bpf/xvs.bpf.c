@@ -33,9 +33,9 @@
 #include "stats.h"
 
 /* A fragment without ports follows the one that had them. */
-static __always_inline int follow_fragment(struct packet *p)
+static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
 {
-	struct xvs_destination *d = fragment_destination(p);
+	struct xvs_destination *d = fragment_destination(ctx, p);
 
 	if (!d)
 		return XVS_FRAGMENT_ORPHAN;
@@ -95,7 +95,7 @@ static __always_inline int decide(struct xdp_md *ctx, struct packet *p)
 
 	p->now = clock_tick(p);
 	if (p->later)
-		return follow_fragment(p);
+		return follow_fragment(ctx, p);
 	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return handle_icmp(ctx, p);
 	reason = parse_transport(p);
@@ -204,21 +204,21 @@ static __always_inline int run(struct xdp_md *ctx, bool exchange)
 {
 	struct packet packet = { .exchange = exchange };
 	__u32 row = cpu_row();
-	__u64 began = 0;
 	int verdict;
 
 	packet.cpu = bpf_map_lookup_elem(&cpus, &row);
 	if (!packet.cpu)
 		return XDP_PASS;
-	if (!(packet.cpu->packets++ % SAMPLE)) {
-		began = bpf_ktime_get_ns();
-		clock_set(packet.cpu, began);
+	if (!(packet.cpu->packets % SAMPLE)) {
+		packet.cpu->began = bpf_ktime_get_ns();
+		clock_set(packet.cpu, packet.cpu->began);
 	}
 
 	verdict = conclude(&packet, row, process_frame(ctx, &packet));
 
-	if (began) {
-		packet.cpu->sample_ns += bpf_ktime_get_ns() - began;
+	/* A variable for this would take stack on the whole way. */
+	if (!(packet.cpu->packets++ % SAMPLE)) {
+		packet.cpu->sample_ns += bpf_ktime_get_ns() - packet.cpu->began;
 		packet.cpu->samples++;
 	}
 	return verdict;

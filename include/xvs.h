@@ -320,7 +320,7 @@ struct xvs_fragment {
 	__u32 slot;
 	__u32 generation;
 	__u32 seen; /* tick of the first fragment */
-	__u32 hash; /* the high half of its flow's */
+	__u32 pad;
 };
 
 /* What tells foreign frames from ours before anything is looked up. */
@@ -353,6 +353,8 @@ struct xvs_cpu {
 	__u64 misses;	 /* how many packets of late were to store a flow */
 	__u64 zero;	 /* for the verifier it can be anything */
 	__u64 lot;	 /* drawn last, for a flow to be stored */
+	__u64 began;	 /* ns when the last sampled packet came */
+	__u64 pad[7];
 };
 
 /* Counters of one service or VIP on one CPU: packets not forwarded. */
@@ -487,7 +489,7 @@ _Static_assert(sizeof(struct xvs_service) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_destination) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_tunnel) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_traffic) == 64, "one cache line");
-_Static_assert(sizeof(struct xvs_cpu) == 256, "whole cache lines");
+_Static_assert(sizeof(struct xvs_cpu) == 320, "whole cache lines");
 _Static_assert(sizeof(struct xvs_chunk) == 4096, "one page");
 _Static_assert(sizeof(struct xvs_flow) == 16, "packed");
 _Static_assert(sizeof(struct xvs_flows4) == 4096, "one page");

@@ -82,7 +82,7 @@ records! {
     u64: 8,
     [u8; 16]: 16,
     Chunk: 4096,
-    Cpu: 256,
+    Cpu: 320,
     DestinationRecord: 64,
     DestinationInfo: 112,
     FlowGroup4: 4096,
