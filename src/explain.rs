@@ -171,7 +171,8 @@ impl Instance {
             _ => tuple.sticky_index(key, settings.table_size),
         };
         let slot = self.table_slot(record, index)?;
-        let Some(slot) = slot.filter(|slot| self.maps.destinations.read(*slot).way.ifindex != 0) else {
+        let Some(slot) = slot.filter(|slot| self.maps.destinations.read(*slot).way.ifindex != 0)
+        else {
             return Ok(Explanation::new(Verdict::Drop, "no_destination"));
         };
         let mut explanation = Explanation::new(Verdict::Forward, chosen(syn));

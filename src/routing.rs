@@ -36,7 +36,8 @@ pub(crate) fn ways(
     ports: &[Port],
     snapshot: &Snapshot,
 ) -> Result<Vec<Way>, NoWay> {
-    let local = prefixes.iter().find(|p| p.prefix.contains(server)).and_then(|p| p.own_address(snapshot));
+    let local =
+        prefixes.iter().find(|p| p.prefix.contains(server)).and_then(|p| p.own_address(snapshot));
     let local = local.ok_or(NoWay { status: DestinationStatus::NoPrefix, last: vec![] })?;
     let way = |hop| Way { hop, neighbour: server, local, weight: 1 };
     match discovery::next_hop(server, last.first().map(|w| w.hop), prefixes, ports, snapshot) {

@@ -13,6 +13,7 @@ mod packets {
     pub mod network;
     pub mod tagging;
     pub mod transport;
+    pub mod tunnels;
     pub mod ways_out;
     pub mod world;
 }
@@ -44,7 +45,9 @@ use packets::tagging::Tagging;
 use packets::world::FAR;
 use packets::world::WEB;
 use packets::world::World;
-use packets::{echo, errors, flows, foreign, fragments, jumbo, network, transport, ways_out};
+use packets::{
+    echo, errors, flows, foreign, fragments, jumbo, network, transport, tunnels, ways_out,
+};
 use xvs::Destination;
 use xvs::DestinationStatus;
 use xvs::Options;
@@ -76,6 +79,7 @@ fn cases(v4: &World, v6: &World) -> Vec<Case> {
         cases.extend(flows::addresses(w));
         cases.extend(ways_out::interfaces(w));
         cases.extend(ways_out::too_big(w));
+        cases.extend(tunnels::kinds(w));
     }
     cases.extend(network::options(v4));
     cases.extend(transport::carries(v4));
@@ -111,11 +115,13 @@ fn every_case_comes_out_right_with_a_priority_alone() {
 
 fn run_cases(tagging: Tagging) {
     Dataplane::with(
-        |options| options,
+        |options| options.services(128).destinations(128),
         |dataplane| {
             let (v4, v6) = (World::v4(), World::v6());
-            v4.set_up(dataplane);
-            v6.set_up(dataplane);
+            for w in [&v4, &v6] {
+                w.set_up(dataplane);
+                tunnels::set_up(w, dataplane);
+            }
             let cases = cases(&v4, &v6);
             let failed: Vec<String> =
                 cases.iter().filter_map(|case| case.run_tagged(dataplane, tagging).err()).collect();

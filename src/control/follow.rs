@@ -131,8 +131,7 @@ impl Control {
     fn refresh_targets(&self, balanced: &mut Balanced) {
         let mut changed = Vec::new();
         for target in balanced.targets.values_mut() {
-            let (status, ways) =
-                self.resolve(&balanced.service, &target.destination, &target.ways);
+            let (status, ways) = self.resolve(&balanced.service, &target.destination, &target.ways);
             if status == target.status && ways == target.ways {
                 continue;
             }

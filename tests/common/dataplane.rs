@@ -209,6 +209,7 @@ impl Dataplane {
                 .flows(16_384)
                 .table_size(251)
                 .icmp_rate(1_000_000)
+                .icmp_source_rate(1_000_000)
                 .vlan(2, prefix("10.1.2.0/24"))
                 .vlan(2, prefix("fd00:1:2::/64"))
                 .vlan(3, prefix("10.1.3.0/24"))

@@ -30,6 +30,11 @@ impl FlowKey {
         self.client.is_ipv4()
     }
 
+    /// The hash of its packets.
+    pub fn hash(&self, key: &[u8; 16]) -> u64 {
+        SipHasher13::new_with_key(key).hash(&self.hashed())
+    }
+
     fn hashed(&self) -> Vec<u8> {
         let mut data = [octets(self.client.ip()), octets(self.vip.ip())].concat();
         data.extend(self.client.port().to_be_bytes());
@@ -100,11 +105,11 @@ impl FlowTables {
         let map = |name: &str| {
             MapHandle::from_pinned_path(pins.join(name)).expect("the map is pinned by its name")
         };
-        // In the settings, after eight numbers and two times.
+        // In the settings, after ten numbers and two times.
         let instance = read(&map("instance"), 0);
         let word = |at: usize| instance[at..at + 8].try_into().expect("8 octets");
-        let key = instance[48..64].try_into().expect("16 octets");
-        let secret = [word(64), word(72)].map(u64::from_ne_bytes);
+        let key = instance[56..72].try_into().expect("16 octets");
+        let secret = [word(72), word(80)].map(u64::from_ne_bytes);
         Self {
             v4: map("flows4"),
             v6: map("flows6"),
@@ -161,7 +166,7 @@ impl FlowTables {
 
     /// A flow's hash, its group, and the places that it can have there.
     fn candidates(&self, key: &FlowKey) -> (u64, u32, Vec<usize>) {
-        let hash = SipHasher13::new_with_key(&self.key).hash(&key.hashed()) ^ self.secret[0];
+        let hash = key.hash(&self.key) ^ self.secret[0];
         let hash = hash.wrapping_mul(self.secret[1]);
         let hash = (hash ^ hash >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
         let group = (((hash >> 32) * u64::from(self.v4.max_entries())) >> 32) as u32;

@@ -12,16 +12,26 @@ use libbpf_rs::MapHandle;
 /// have.
 pub fn tag_ways_out(pins: &Path, services: impl RangeBounds<u16>, id: u16) {
     let records = open(pins, "destinations");
+    let tunnels = open(pins, "tunnels");
+    // In the words of both MAC addresses.
+    let tag = |record: &mut [u8]| {
+        for at in [46, 54] {
+            record[at..at + 2].copy_from_slice(&id.to_be_bytes());
+        }
+    };
     for slot in 1..records.max_entries() {
         let mut record = read(&records, slot);
         let port = u16::from_be_bytes([record[24], record[25]]);
         let is_used = record[4..8] != [0; 4];
         if is_used && services.contains(&port) {
-            // In the words of both MAC addresses.
-            for at in [46, 54] {
-                record[at..at + 2].copy_from_slice(&id.to_be_bytes());
-            }
+            tag(&mut record);
             write(&records, slot, &record);
+            // Not 0: it has a tunnel, with four ways.
+            for way in (4 * slot..4 * slot + 4).filter(|_| record[27] != 0) {
+                let mut record = read(&tunnels, way);
+                tag(&mut record);
+                write(&tunnels, way, &record);
+            }
         }
     }
 }
