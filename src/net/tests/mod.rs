@@ -51,14 +51,10 @@ fn pair() -> (Namespace, Namespace) {
     b.sh("ip addr add 10.1.2.2/24 dev vb; ip addr add 2001:db8::2/64 dev vb; ip link set vb up");
     for namespace in [&a, &b] {
         let mut seen = namespace.enter(|| Seen::new(Watcher::new().unwrap()));
-        let running = |name, s: &Snapshot| link(s, name).is_some_and(|link| link.running);
+        let running = |name, s: &Snapshot| s.link(name).is_some_and(|link| link.running);
         seen.until("the pair is up", |s| running("va", s) || running("vb", s));
     }
     (a, b)
-}
-
-fn link<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Link> {
-    snapshot.links.values().find(|link| link.name == name)
 }
 
 /// A watcher with the snapshot that it keeps up to date.
@@ -77,7 +73,7 @@ impl Seen {
     }
 
     fn index(&self, name: &str) -> u32 {
-        link(&self.snapshot, name).unwrap().index
+        self.snapshot.link(name).unwrap().index
     }
 
     fn neighbour(&self, index: u32, address: &str) -> Option<Neighbour> {
