@@ -122,6 +122,7 @@ impl Monitor {
                 self.shared.events.push(Event::EventsLost);
                 self.read_network();
             }
+            Ok(changes) if changes.outdated => self.read_network(),
             Ok(_) => {}
             Err(error) => {
                 self.tell(error.to_string());

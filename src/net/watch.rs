@@ -11,13 +11,14 @@ use super::socket::Socket;
 use crate::Result;
 
 /// The groups of linux/rtnetlink.h that are heard.
-const GROUPS: [u32; 6] = [
+const GROUPS: [u32; 7] = [
     RTNLGRP_LINK,
     RTNLGRP_NEIGH,
     RTNLGRP_IPV4_IFADDR,
     RTNLGRP_IPV4_ROUTE,
     RTNLGRP_IPV6_IFADDR,
     RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_NEXTHOP,
 ];
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_NEIGH: u32 = 3;
@@ -25,11 +26,12 @@ const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
+const RTNLGRP_NEXTHOP: u32 = 32;
 
 /// Room for some 10,000 changes at once.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
-/// Hears changes of links, addresses, neighbours and default routes.
+/// Hears changes of links, addresses, neighbours and routes.
 ///
 /// Its file descriptor is readable when there is something to
 /// [`drain`](Self::drain).
@@ -44,6 +46,9 @@ pub(crate) struct Changes {
     pub(crate) any: bool,
     /// Whether messages were lost: read everything again.
     pub(crate) lost: bool,
+    /// Whether something changed of which no message tells all: read everything
+    /// again.
+    pub(crate) outdated: bool,
 }
 
 impl Watcher {
@@ -65,6 +70,7 @@ impl Watcher {
             match self.socket.receive().map_err(netlink("notification"))? {
                 Received::Messages(messages) => {
                     for change in messages.iter().filter_map(message::change) {
+                        changes.outdated |= snapshot.is_outdated_by(&change);
                         changes.any |= snapshot.apply(change);
                     }
                 }

@@ -18,6 +18,7 @@ use super::*;
 mod device;
 mod ethtool;
 mod neighbour;
+mod routes;
 mod watch;
 
 #[path = "../../../tests/common/netns.rs"]
@@ -105,6 +106,7 @@ impl Seen {
         let fresh = self.net.snapshot().unwrap();
         assert_eq!(self.snapshot.links, fresh.links);
         assert_eq!(self.snapshot.addresses, fresh.addresses);
+        assert_eq!(self.snapshot.routes, fresh.routes);
         // Neighbours come and go by themselves: those of the tests are enough.
         let fixed = |snapshot: &Snapshot| -> BTreeMap<(u32, IpAddr), Neighbour> {
             let entries = snapshot.neighbours.iter().map(|(key, value)| (*key, *value));
