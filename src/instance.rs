@@ -462,6 +462,8 @@ fn status(info: &DestinationInfo) -> DestinationStatus {
         StatusCode::XVS_NO_INTERFACE => DestinationStatus::NoInterface,
         StatusCode::XVS_MTU_TOO_SMALL => DestinationStatus::MtuTooSmall,
         StatusCode::XVS_NOT_ATTACHED => DestinationStatus::NotAttached,
+        StatusCode::XVS_NO_ROUTE => DestinationStatus::NoRoute,
+        StatusCode::XVS_NO_ADDRESS => DestinationStatus::NoAddress,
         _ => DestinationStatus::Resolving,
     }
 }
