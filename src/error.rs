@@ -33,6 +33,8 @@ pub enum Error {
     InvalidMtu { vlan: u16, mtu: u32, least: u32 },
     /// Something is said of a VLAN that has no prefix.
     UnknownVlan { vlan: u16 },
+    /// The route cannot be used.
+    InvalidRoute { prefix: Prefix, reason: String },
     /// The address cannot be a virtual address.
     InvalidVip { address: IpAddr, reason: &'static str },
     /// The service's port is 0.
@@ -120,6 +122,7 @@ impl fmt::Display for Error {
             Self::UnknownVlan { vlan } => {
                 write!(f, "VLAN {vlan} has an MTU and no prefix; a VLAN is made by its prefixes")
             }
+            Self::InvalidRoute { prefix, reason } => write!(f, "route to {prefix}: {reason}"),
             Self::InvalidVip { address, reason } => {
                 write!(f, "{address} cannot be a virtual address: {reason}")
             }

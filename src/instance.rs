@@ -142,7 +142,7 @@ impl Instance {
             .collect()
     }
 
-    /// The VLANs as configured.
+    /// The VLANs as configured, without the routes.
     pub fn config(&self) -> Result<Config> {
         let prefixes = self.prefixes();
         Ok(prefixes.fold(Config::default(), |config, (prefix, record)| {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::ValueEnum;
 use xvs::Client;
+use xvs::Config;
 use xvs::Destination;
 use xvs::Mode;
 use xvs::Options;
@@ -74,6 +75,11 @@ pub struct Args {
     /// MTU; may be repeated
     #[arg(long = "mtu", value_name = "ID=OCTETS")]
     mtus: Vec<Mtu>,
+
+    /// A route to real servers behind a tunnel, in place of the kernel's; a
+    /// link-local gateway needs its VLAN; may be repeated
+    #[arg(long = "route", value_name = "PREFIX=GATEWAY[@ID]")]
+    routes: Vec<Gateway>,
 
     /// Wait between the members of a bond when attaching to them
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -151,8 +157,7 @@ impl FromStr for Vlan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (id, prefix) = text.split_once('=').ok_or("it is not ID=PREFIX")?;
-        let id = vlan_id(id)?;
+        let (id, prefix) = of_vlan(text, "PREFIX")?;
         Ok(Self { id, prefix: prefix.parse().map_err(|error: xvs::Error| error.to_string())? })
     }
 }
@@ -168,15 +173,60 @@ impl FromStr for Mtu {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (id, octets) = text.split_once('=').ok_or("it is not ID=OCTETS")?;
-        let id = vlan_id(id)?;
+        let (id, octets) = of_vlan(text, "OCTETS")?;
         let octets = octets.parse().map_err(|_| format!("`{octets}` is no number of octets"))?;
         Ok(Self { id, octets })
     }
 }
 
+/// A VLAN's id and what is said of it.
+fn of_vlan<'a>(text: &'a str, what: &str) -> Result<(u16, &'a str), String> {
+    let (id, value) = text.split_once('=').ok_or_else(|| format!("it is not ID={what}"))?;
+    Ok((vlan_id(id)?, value))
+}
+
 fn vlan_id(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| format!("`{text}` is no VLAN id from 1 to 4094"))
+}
+
+/// `PREFIX=GATEWAY[@ID]`.
+#[derive(Clone)]
+struct Gateway {
+    prefix: Prefix,
+    address: IpAddr,
+    vlan: Option<u16>,
+}
+
+impl FromStr for Gateway {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (prefix, gateway) = text.split_once('=').ok_or("it is not PREFIX=GATEWAY[@ID]")?;
+        let (address, vlan) = match gateway.split_once('@') {
+            Some((address, id)) => (address, Some(vlan_id(id)?)),
+            None => (gateway, None),
+        };
+        Ok(Self {
+            prefix: prefix.parse().map_err(|error: xvs::Error| error.to_string())?,
+            address: address.parse().map_err(|_| format!("`{address}` is no IP address"))?,
+            vlan,
+        })
+    }
+}
+
+impl Gateway {
+    /// The VLAN that it is said to be in, or that has a prefix with it.
+    fn vlan(&self, config: &Config) -> anyhow::Result<u16> {
+        let Self { prefix, address, vlan } = self;
+        let of_prefix = || config.prefixes().find(|(_, prefix)| prefix.contains(*address));
+        match vlan.or_else(|| of_prefix().map(|(id, _)| id)) {
+            Some(id) => Ok(id),
+            None => bail!(
+                "--route {prefix}={address}: no VLAN has a prefix with {address}; add one, or \
+                 say which VLAN a link-local gateway is in: {prefix}={address}@ID"
+            ),
+        }
+    }
 }
 
 /// `RIP=N`.
@@ -251,6 +301,10 @@ fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
     }
     for mtu in &args.mtus {
         options = options.mtu(mtu.id, mtu.octets);
+    }
+    for gateway in &args.routes {
+        let vlan = gateway.vlan(&options.config)?;
+        options = options.route(gateway.prefix, vlan, gateway.address);
     }
     if let Some(pause) = args.attach_pause {
         options = options.attach_pause(pause);

@@ -34,7 +34,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Balance(balance::Args),
+    Balance(Box<balance::Args>),
     Show(show::Args),
     Explain(explain::Args),
     Check(check::Args),
