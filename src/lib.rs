@@ -47,6 +47,8 @@ mod net;
 mod offloads;
 mod ports;
 mod prefix;
+#[cfg_attr(not(test), expect(dead_code, reason = "there are no tunnels yet"))]
+mod routing;
 mod service;
 mod stats;
 mod vlans;

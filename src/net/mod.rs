@@ -51,7 +51,6 @@ pub use self::mac::InvalidMac;
 pub use self::mac::Mac;
 pub use self::netdev::XdpFeatures;
 pub(crate) use self::netdev::xdp_features;
-#[cfg(test)]
 pub(crate) use self::routes::Hop;
 #[cfg(test)]
 pub(crate) use self::snapshot::Address;

@@ -56,7 +56,6 @@ pub(super) enum Order {
 impl Routes {
     /// The route to an address: that of the longest prefix, then with the least
     /// metric.
-    #[cfg_attr(not(test), expect(dead_code, reason = "all destinations are on-link yet"))]
     pub(crate) fn to(&self, address: IpAddr) -> Option<&Route> {
         let v4 = address.is_ipv4();
         let tables = self.tables.range((v4, Reverse(u8::MAX))..=(v4, Reverse(0)));
