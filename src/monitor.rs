@@ -111,7 +111,7 @@ impl Monitor {
         let mut control = self.shared.control();
         let changes = self.watcher.drain(&mut control.observed);
         // What was taken before a failure must be followed too.
-        if changes.as_ref().map_or(true, |changes| changes.any) {
+        if changes.as_ref().map_or(true, |c| c.any || c.routes && control.is_routed()) {
             control.observe();
         }
         drop(control);

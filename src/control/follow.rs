@@ -14,6 +14,7 @@ use crate::DestinationStatus;
 use crate::Event;
 use crate::Result;
 use crate::ServiceKey;
+use crate::Tunnel;
 use crate::VlanStatus;
 use crate::discovery;
 use crate::discovery::NextHop;
@@ -189,6 +190,12 @@ impl Control {
             Ok(hop) => (DestinationStatus::Reachable, Some(hop)),
             Err(unreachable) => (unreachable.status, unreachable.last),
         }
+    }
+
+    /// Whether the way to any destination may be by a route.
+    pub(crate) fn is_routed(&self) -> bool {
+        let mut targets = self.services.values().flat_map(|b| b.targets.values());
+        targets.any(|target| target.destination.tunnel != Tunnel::None)
     }
 
     /// The neighbours that must be kept resolved, with whether they are.

@@ -71,9 +71,17 @@ impl Routes {
     }
 
     /// Adds a route; returns whether it was news.
-    pub(super) fn add(&mut self, prefix: Prefix, route: Route, order: Order) -> bool {
+    pub(super) fn add(&mut self, prefix: Prefix, mut route: Route, order: Order) -> bool {
+        if prefix.address().is_ipv6() {
+            route.hops.sort_unstable();
+        }
         let table = self.tables.entry(key(prefix)).or_default();
         let routes = table.entry(prefix.address()).or_default();
+        if routes.is_empty() {
+            // There may be a million routes, with room for no more than one each.
+            *routes = vec![route];
+            return true;
+        }
         let before = routes.clone();
         match prefix.address() {
             IpAddr::V4(_) => add4(routes, route, order),
@@ -179,8 +187,7 @@ fn add4(routes: &mut Vec<Route>, route: Route, order: Order) {
 /// IPv6 routes with the same metric are used together; each message tells of some
 /// of their next hops. One of those through gateways takes the place of them all
 /// (fib6_add_rt2node in net/ipv6/ip6_fib.c).
-fn add6(routes: &mut Vec<Route>, mut route: Route, order: Order) {
-    route.hops.sort_unstable();
+fn add6(routes: &mut Vec<Route>, route: Route, order: Order) {
     let place = routes.partition_point(|other| other.metric < route.metric);
     let Some(all) = routes.get_mut(place).filter(|other| other.metric == route.metric) else {
         routes.insert(place, route);

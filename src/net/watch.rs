@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use super::message;
 use super::netlink;
+use super::snapshot::Change;
 use super::snapshot::Snapshot;
 use super::socket::Received;
 use super::socket::Socket;
@@ -42,8 +43,10 @@ pub(crate) struct Watcher {
 /// What [`Watcher::drain`] found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
-    /// Whether the snapshot changed.
+    /// Whether the snapshot changed, but for routes to some.
     pub(crate) any: bool,
+    /// Whether routes to some changed, which are many and matter to few.
+    pub(crate) routes: bool,
     /// Whether messages were lost: read everything again.
     pub(crate) lost: bool,
     /// Whether something changed of which no message tells all: read everything
@@ -71,7 +74,13 @@ impl Watcher {
                 Received::Messages(messages) => {
                     for change in messages.iter().filter_map(message::change) {
                         changes.outdated |= snapshot.is_outdated_by(&change);
-                        changes.any |= snapshot.apply(change);
+                        let to_some = match &change {
+                            Change::Route(to, ..) | Change::RouteGone(to, _) => to.length() != 0,
+                            _ => false,
+                        };
+                        let news = snapshot.apply(change);
+                        changes.any |= news && !to_some;
+                        changes.routes |= news && to_some;
                     }
                 }
                 // What is still queued is older than what was lost: go on.

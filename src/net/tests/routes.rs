@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::routes::Route;
+use crate::net::watch::Changes;
 
 /// A namespace with an interface to each of two others, which take all that comes:
 /// `va` of 10.1.2.0/24 and 2001:db8::/64, `vc` of 10.1.3.0/24 and 2001:db8:1::/64.
@@ -223,6 +224,26 @@ fn ipv6_routes_go_with_what_they_need() {
         ("ip link set vc down", "no route"),
     ];
     seen.all_follow(&a, "2001:db8:9::9", &cases);
+}
+
+#[test]
+fn routes_to_some_are_told_apart() {
+    if !root() {
+        return;
+    }
+    let (a, mut seen) = routed();
+    for (prefix, address) in [("10.9.0.0/16", "10.9.9.9"), ("default", "10.8.8.8")] {
+        a.sh(&format!("ip route add {prefix} via 10.1.2.254"));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut told = Changes::default();
+        while seen.snapshot.routes.to(ip(address)).is_none() {
+            assert!(Instant::now() < deadline, "{prefix} is not there");
+            let changes = seen.watcher.drain(&mut seen.snapshot).unwrap();
+            told.any |= changes.any;
+            told.routes |= changes.routes;
+        }
+        assert!(if prefix == "default" { told.any } else { told.routes }, "{prefix}: {told:?}");
+    }
 }
 
 #[test]
