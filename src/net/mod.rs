@@ -6,6 +6,8 @@
 mod device;
 mod ethtool;
 mod genl;
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing is sent into tunnels yet"))]
+mod icmp;
 mod mac;
 mod message;
 mod neighbour;

@@ -17,6 +17,7 @@ use super::*;
 
 mod device;
 mod ethtool;
+mod icmp;
 mod neighbour;
 mod watch;
 
