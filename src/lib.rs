@@ -45,6 +45,8 @@ mod maglev;
 mod monitor;
 mod net;
 mod offloads;
+#[cfg_attr(not(test), expect(dead_code, reason = "nothing is sent into tunnels yet"))]
+mod pathmtu;
 mod ports;
 mod prefix;
 mod service;

@@ -48,6 +48,7 @@ pub(crate) use self::device::hides_headers;
 pub(crate) use self::device::rp_filter;
 pub(crate) use self::ethtool::Ethtool;
 pub(crate) use self::ethtool::Features;
+pub(crate) use self::icmp::PathError;
 pub use self::mac::InvalidMac;
 pub use self::mac::Mac;
 pub use self::netdev::XdpFeatures;
