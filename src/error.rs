@@ -51,6 +51,8 @@ pub enum Error {
     OptionRange { option: &'static str, value: u32, least: u32, most: u32 },
     /// The table size is no prime number.
     TableSize { size: u32 },
+    /// What a real server is to take out of tunnels is not told, or told wrongly.
+    DecapOption { option: &'static str, reason: String },
     /// The service exists already.
     ServiceExists { service: ServiceKey },
     /// There is no such service.
@@ -151,6 +153,7 @@ impl fmt::Display for Error {
                 f,
                 "option table_size: {size} is no prime number (65537, for example, is one)"
             ),
+            Self::DecapOption { option, reason } => write!(f, "option {option}: {reason}"),
             Self::ServiceExists { service } => write!(f, "service {service} exists already"),
             Self::ServiceNotFound { service } => write!(f, "there is no service {service}"),
             Self::DestinationExists { service, address } => {

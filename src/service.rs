@@ -242,7 +242,7 @@ impl Destination {
 }
 
 /// Why an address can belong neither to a service nor to a real server.
-fn address_fault(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn address_fault(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         return Some("it is the unspecified address");
     }

@@ -101,6 +101,16 @@ impl Net {
         Ok(snapshot)
     }
 
+    /// Reads the host's own addresses alone, of both families.
+    pub(crate) fn addresses(&mut self) -> Result<Vec<IpAddr>> {
+        let mut snapshot = Snapshot::default();
+        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
+            self.dump(&mut snapshot, Rtm::Getaddr, || addresses_request(family))
+                .map_err(netlink("list of addresses"))?;
+        }
+        Ok(snapshot.addresses.iter().map(|address| address.address).collect())
+    }
+
     fn dump<P: Size + ToBytes>(
         &mut self,
         snapshot: &mut Snapshot,
