@@ -1,7 +1,7 @@
 //! `xvsctl balance`: a load balancer that runs until it is stopped.
 
 mod commands;
-mod input;
+pub mod input;
 mod running;
 
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub struct Args {
 
 /// Values with commas between them.
 #[derive(Clone)]
-struct List<T>(Vec<T>);
+pub struct List<T>(pub Vec<T>);
 
 impl<T: FromStr<Err: Display>> FromStr for List<T> {
     type Err = String;
@@ -204,13 +204,23 @@ enum TunnelName {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum ModeName {
+pub enum ModeName {
     Auto,
     Native,
     Generic,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+impl From<ModeName> for Mode {
+    fn from(name: ModeName) -> Self {
+        match name {
+            ModeName::Auto => Self::Auto,
+            ModeName::Native => Self::Native,
+            ModeName::Generic => Self::Generic,
+        }
+    }
+}
+
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|_| "it is no number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
@@ -234,12 +244,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
-    let mode = match args.mode {
-        ModeName::Auto => Mode::Auto,
-        ModeName::Native => Mode::Native,
-        ModeName::Generic => Mode::Generic,
-    };
-    let mut options = Options::new().instance(&global.instance).bpffs(&global.bpffs).mode(mode);
+    let mut options =
+        Options::new().instance(&global.instance).bpffs(&global.bpffs).mode(args.mode.into());
     if let Some(flows) = args.flows {
         options = options.flows(flows);
     }
