@@ -73,7 +73,8 @@ static __always_inline struct ethhdr *tag_push(struct xdp_md *ctx,
 }
 
 /* Gives a frame that has its MAC addresses a tag. */
-static __noinline int tag_restore(struct xdp_md *ctx, __be16 control)
+static __noinline __attribute__((unused)) int tag_restore(struct xdp_md *ctx,
+							  __be16 control)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	struct ethhdr old;

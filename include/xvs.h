@@ -257,6 +257,8 @@ enum xvs_status {
 	XVS_NO_INTERFACE,
 	XVS_MTU_TOO_SMALL,
 	XVS_NOT_ATTACHED,
+	XVS_NO_ROUTE,
+	XVS_NO_ADDRESS,
 };
 
 /* Why a prefix of a VLAN can be reached or not. */

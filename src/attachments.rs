@@ -324,7 +324,7 @@ impl Drop for Attachments {
 }
 
 /// Refuses an interface natively whose driver shows programs no headers.
-fn check_headers(link: &Link) -> Result<()> {
+pub(crate) fn check_headers(link: &Link) -> Result<()> {
     if !hides_headers(link.index, link.mtu) {
         return Ok(());
     }
@@ -337,7 +337,7 @@ fn check_headers(link: &Link) -> Result<()> {
 }
 
 /// Why an interface takes no native program, as far as can be told.
-fn refusal(device: &Device, source: io::Error) -> io::Error {
+pub(crate) fn refusal(device: &Device, source: io::Error) -> io::Error {
     let kind = source.kind();
     let mut said = match kind {
         ErrorKind::Unsupported => "the driver has no native XDP".to_owned(),

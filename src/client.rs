@@ -167,12 +167,12 @@ impl Client {
         self.instance.info()
     }
 
-    /// The VLANs as configured.
+    /// The VLANs and routes as configured.
     pub fn config(&self) -> Config {
         self.shared.control().config().clone()
     }
 
-    /// Sets the VLANs; destinations follow, and flows stay. A VLAN that cannot be
+    /// Sets the VLANs and routes; destinations follow, and flows stay. A VLAN that cannot be
     /// reached is no error: [`Instance::vlans`] tells why it cannot.
     ///
     /// # Errors

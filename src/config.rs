@@ -1,6 +1,7 @@
 //! What is settled before services are: limits, interfaces' mode, VLANs.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,6 +34,21 @@ pub struct Config {
     /// The longest IP packet that is sent into a VLAN, in octets, where that is
     /// less than the MTU of its interface.
     pub mtus: BTreeMap<u16, u32>,
+    /// Routes to destinations behind a tunnel, in place of the kernel's own. The one
+    /// with the longest prefix counts; what is in a VLAN's prefix needs none.
+    pub routes: Vec<Route>,
+}
+
+/// A route to destinations behind a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Route {
+    /// Where it leads.
+    pub prefix: Prefix,
+    /// The VLAN that the gateway is in.
+    pub vlan: u16,
+    /// The router that packets go to, which may be of the other family (RFC 5549).
+    pub gateway: IpAddr,
 }
 
 impl Config {
@@ -48,6 +64,12 @@ impl Config {
         self
     }
 
+    /// Adds a route to destinations behind a tunnel, by a gateway in a VLAN.
+    pub fn route(mut self, prefix: Prefix, vlan: u16, gateway: IpAddr) -> Self {
+        self.routes.push(Route { prefix, vlan, gateway });
+        self
+    }
+
     /// Every prefix with the id of its VLAN.
     pub fn prefixes(&self) -> impl Iterator<Item = (u16, Prefix)> + '_ {
         self.vlans.iter().flat_map(|(id, prefixes)| prefixes.iter().map(|p| (*id, *p)))
@@ -55,6 +77,8 @@ impl Config {
 
     /// Checks VLAN ids (1 to 4,094), that no two prefixes overlap, and MTUs: at
     /// least 68 octets for IPv4 (RFC 791), 1,280 for IPv6 (RFC 8200, section 5).
+    /// No two routes may have the same prefix, and each has its gateway in a prefix
+    /// of its VLAN, or a link-local IPv6 one.
     pub fn validate(&self) -> Result<()> {
         let all: Vec<(u16, Prefix)> = self.prefixes().collect();
         for (i, (id, prefix)) in all.iter().enumerate() {
@@ -80,8 +104,60 @@ impl Config {
                 remedy: "join neighbouring prefixes into larger ones",
             });
         }
+        self.validate_routes()
+    }
+
+    fn validate_routes(&self) -> Result<()> {
+        let mut gateways = BTreeMap::new();
+        for route in &self.routes {
+            let Route { prefix, vlan, gateway } = *route;
+            let invalid = |reason| Err(Error::InvalidRoute { prefix, reason });
+            match gateways.entry(prefix) {
+                Entry::Vacant(entry) => entry.insert(gateway),
+                Entry::Occupied(entry) => {
+                    let other = entry.get();
+                    return invalid(format!(
+                        "it is there twice, by {other} and by {gateway}; keep one of them"
+                    ));
+                }
+            };
+            let Some(prefixes) = self.vlans.get(&vlan) else {
+                return invalid(format!(
+                    "VLAN {vlan} of its gateway {gateway} has no prefix; \
+                     a VLAN is made by its prefixes"
+                ));
+            };
+            if gateway.is_unspecified() || gateway.is_multicast() || gateway.is_loopback() {
+                return invalid(format!("its gateway {gateway} is no router's address"));
+            }
+            if !is_link_local6(gateway) && !prefixes.iter().any(|p| p.contains(gateway)) {
+                return invalid(format!(
+                    "its gateway {gateway} is in no prefix of VLAN {vlan}; \
+                     add one, or name the VLAN that the gateway is in"
+                ));
+            }
+            let within = |p: &Prefix| p.length() <= prefix.length() && p.contains(prefix.address());
+            if let Some((id, around)) = self.prefixes().find(|(_, p)| within(p)) {
+                return invalid(format!(
+                    "all of it is in {around}, which VLAN {id} reaches without a gateway; \
+                     drop the route, or make the VLAN's prefix smaller"
+                ));
+            }
+        }
+        if self.routes.len() > MAX_ROUTES {
+            return Err(Error::LimitExceeded {
+                limit: "routes",
+                maximum: MAX_ROUTES,
+                remedy: "join neighbouring prefixes, or leave them to the kernel's routing table",
+            });
+        }
         Ok(())
     }
+}
+
+/// Whether the address means something only on its link (RFC 4291, section 2.5.6).
+pub(crate) fn is_link_local6(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// The least MTU of a link with IPv4 (RFC 791).
@@ -96,6 +172,9 @@ pub(crate) const fn least_mtu(address: IpAddr) -> u32 {
 
 /// The most prefixes that a [`Config`] can have.
 pub const MAX_PREFIXES: usize = 4096;
+
+/// The most routes that a [`Config`] can have.
+pub const MAX_ROUTES: usize = 1024;
 
 /// What is fixed when a [`Client`](crate::Client) is made.
 #[derive(Clone, Debug)]
@@ -188,6 +267,12 @@ impl Options {
     /// Limits the IP packets that are sent into a VLAN to so many octets.
     pub fn mtu(mut self, id: u16, octets: u32) -> Self {
         self.config = self.config.mtu(id, octets);
+        self
+    }
+
+    /// Adds a route to destinations behind a tunnel, by a gateway in a VLAN.
+    pub fn route(mut self, prefix: Prefix, vlan: u16, gateway: IpAddr) -> Self {
+        self.config = self.config.route(prefix, vlan, gateway);
         self
     }
 
@@ -321,5 +406,53 @@ mod tests {
             let error = options.validate().unwrap_err().to_string();
             assert!(error.contains(part), "{error} lacks {part}");
         }
+    }
+
+    #[test]
+    fn routes_are_checked() {
+        let with = |routes: &[(&str, u16, &str)]| {
+            let prefixes = [(1, "10.1.2.0/24"), (1, "2001:db8::/64"), (2, "10.2.0.0/16")];
+            let config = prefixes
+                .iter()
+                .fold(Config::default(), |config, (id, p)| config.vlan(*id, p.parse().unwrap()));
+            let add = |config: Config, (prefix, vlan, gateway): &(&str, u16, &str)| {
+                config.route(prefix.parse().unwrap(), *vlan, gateway.parse().unwrap())
+            };
+            routes.iter().fold(config, add).validate()
+        };
+        for routes in [
+            &[][..],
+            &[("0.0.0.0/0", 1, "10.1.2.254"), ("10.0.0.0/8", 2, "10.2.0.1")],
+            &[("10.9.0.0/16", 1, "10.1.2.254"), ("10.9.0.0/17", 1, "10.1.2.254")],
+            &[("2001:db8:9::/48", 1, "2001:db8::1"), ("::/0", 2, "fe80::1")],
+            &[("10.9.0.0/16", 1, "2001:db8::1")],
+        ] {
+            with(routes).unwrap();
+        }
+        type Case<'a> = (&'a [(&'a str, u16, &'a str)], &'a [&'a str]);
+        let cases: [Case<'_>; 10] = [
+            (&[("10.9.0.0/16", 9, "10.1.2.1")], &["10.9.0.0/16", "VLAN 9", "no prefix"]),
+            (
+                &[("10.9.0.0/16", 1, "10.1.2.1"), ("10.9.0.0/16", 2, "10.2.0.1")],
+                &["10.9.0.0/16", "10.1.2.1", "10.2.0.1", "twice"],
+            ),
+            (&[("10.9.0.0/16", 1, "10.2.0.1")], &["10.2.0.1 is in no prefix of VLAN 1"]),
+            (&[("10.9.0.0/16", 1, "169.254.0.1")], &["169.254.0.1 is in no prefix"]),
+            (&[("10.9.0.0/16", 1, "0.0.0.0")], &["gateway 0.0.0.0 is no router's"]),
+            (&[("10.9.0.0/16", 1, "224.0.0.1")], &["gateway 224.0.0.1"]),
+            (&[("10.9.0.0/16", 1, "127.0.0.1")], &["gateway 127.0.0.1"]),
+            (&[("::/0", 1, "ff02::1")], &["gateway ff02::1"]),
+            (&[("10.1.2.0/24", 1, "10.1.2.1")], &["10.1.2.0/24", "VLAN 1", "without a gateway"]),
+            (&[("10.2.3.0/24", 1, "10.1.2.1")], &["10.2.3.0/24", "10.2.0.0/16", "VLAN 2"]),
+        ];
+        for (routes, parts) in cases {
+            let error = with(routes).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{error} lacks {parts:?}");
+        }
+        let many: Vec<String> = (0..=MAX_ROUTES).map(|i| format!("2001:db8:{i:x}::/48")).collect();
+        let many: Vec<_> = many.iter().skip(1).map(|p| (p.as_str(), 1, "fe80::1")).collect();
+        with(&many).unwrap();
+        let over = [&many[..], &[("::/0", 1, "fe80::1")]].concat();
+        assert!(with(&over).unwrap_err().to_string().contains("1024 routes"));
     }
 }

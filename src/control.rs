@@ -28,6 +28,7 @@ use crate::Prefix;
 use crate::Result;
 use crate::Service;
 use crate::ServiceKey;
+use crate::Tunnel;
 use crate::VlanStatus;
 use crate::bpf::Maps;
 use crate::bpf::ServiceRecord;
@@ -36,6 +37,7 @@ use crate::event::Events;
 use crate::hash::HashKey;
 use crate::maglev::Member;
 use crate::net::Snapshot;
+use crate::pathmtu::PathMtus;
 use crate::ports::Port;
 use crate::routing::Way;
 use crate::vlans::VlanPrefix;
@@ -88,6 +90,8 @@ pub(crate) struct Control {
     /// The network as last heard of; [`Self::observe`] follows a change.
     pub(crate) observed: Snapshot,
     services: BTreeMap<ServiceKey, Balanced>,
+    /// The longest packets that tunnels' paths take, where that was learned.
+    path_mtus: PathMtus,
     /// Services whose table does not fit their destinations any more.
     stale: BTreeSet<ServiceKey>,
     /// Whether what [`Self::neighbours`] follows from may have changed.
@@ -134,6 +138,7 @@ impl Control {
             vlan_statuses: BTreeMap::new(),
             observed,
             services: BTreeMap::new(),
+            path_mtus: PathMtus::default(),
             stale: BTreeSet::new(),
             neighbours_changed: true,
             vips: BTreeMap::new(),
@@ -241,7 +246,10 @@ impl Control {
         let mut targets = BTreeMap::new();
         for (address, destination) in wanted {
             let old = self.services.get(&key).and_then(|b| b.targets.get(&address));
-            let last = old.map_or_else(Vec::new, |t| t.ways.clone());
+            // A server's neighbour is not that of a tunnel to it.
+            let is_direct = |d: &Destination| d.tunnel == Tunnel::None;
+            let same = old.filter(|t| is_direct(&t.destination) == is_direct(&destination));
+            let last = same.map_or_else(Vec::new, |t| t.ways.clone());
             let slot = match old.map(|t| t.slot) {
                 Some(slot) => slot,
                 None => match self.slots.take() {

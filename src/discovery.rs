@@ -50,7 +50,7 @@ pub(crate) fn next_hop(
     // No two prefixes of a configuration overlap.
     let prefix = prefixes.iter().find(|p| p.prefix.contains(address));
     let prefix = prefix.ok_or(unreachable(DestinationStatus::NoPrefix))?;
-    if snapshot.addresses.iter().any(|own| own.address == address) {
+    if snapshot.is_own(address) {
         // No neighbour answers for it, and asking would announce it.
         return Err(unreachable(DestinationStatus::NoNeighbour));
     }
@@ -84,7 +84,8 @@ pub(crate) fn next_hop(
     })
 }
 
-fn destination(neighbour: Option<&Neighbour>) -> std::result::Result<Mac, DestinationStatus> {
+/// The MAC address that leads to a neighbour.
+pub(crate) fn destination(neighbour: Option<&Neighbour>) -> Result<Mac, DestinationStatus> {
     let Some(neighbour) = neighbour else {
         return Err(DestinationStatus::Resolving);
     };

@@ -33,6 +33,8 @@ pub enum Error {
     InvalidMtu { vlan: u16, mtu: u32, least: u32 },
     /// Something is said of a VLAN that has no prefix.
     UnknownVlan { vlan: u16 },
+    /// The route cannot be used.
+    InvalidRoute { prefix: Prefix, reason: String },
     /// The address cannot be a virtual address.
     InvalidVip { address: IpAddr, reason: &'static str },
     /// The service's port is 0.
@@ -53,6 +55,8 @@ pub enum Error {
     OptionRange { option: &'static str, value: u32, least: u32, most: u32 },
     /// The table size is no prime number.
     TableSize { size: u32 },
+    /// What a real server is to take out of tunnels is not told, or told wrongly.
+    DecapOption { option: &'static str, reason: String },
     /// The service exists already.
     ServiceExists { service: ServiceKey },
     /// There is no such service.
@@ -122,6 +126,7 @@ impl fmt::Display for Error {
             Self::UnknownVlan { vlan } => {
                 write!(f, "VLAN {vlan} has an MTU and no prefix; a VLAN is made by its prefixes")
             }
+            Self::InvalidRoute { prefix, reason } => write!(f, "route to {prefix}: {reason}"),
             Self::InvalidVip { address, reason } => {
                 write!(f, "{address} cannot be a virtual address: {reason}")
             }
@@ -158,6 +163,7 @@ impl fmt::Display for Error {
                 f,
                 "option table_size: {size} is no prime number (65537, for example, is one)"
             ),
+            Self::DecapOption { option, reason } => write!(f, "option {option}: {reason}"),
             Self::ServiceExists { service } => write!(f, "service {service} exists already"),
             Self::ServiceNotFound { service } => write!(f, "there is no service {service}"),
             Self::DestinationExists { service, address } => {

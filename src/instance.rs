@@ -144,7 +144,7 @@ impl Instance {
             .collect()
     }
 
-    /// The VLANs as configured.
+    /// The VLANs as configured, without the routes.
     pub fn config(&self) -> Result<Config> {
         let prefixes = self.prefixes();
         Ok(prefixes.fold(Config::default(), |config, (prefix, record)| {
@@ -468,6 +468,8 @@ fn status(info: &DestinationInfo) -> DestinationStatus {
         StatusCode::XVS_NO_INTERFACE => DestinationStatus::NoInterface,
         StatusCode::XVS_MTU_TOO_SMALL => DestinationStatus::MtuTooSmall,
         StatusCode::XVS_NOT_ATTACHED => DestinationStatus::NotAttached,
+        StatusCode::XVS_NO_ROUTE => DestinationStatus::NoRoute,
+        StatusCode::XVS_NO_ADDRESS => DestinationStatus::NoAddress,
         _ => DestinationStatus::Resolving,
     }
 }

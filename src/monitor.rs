@@ -20,6 +20,7 @@ use crate::Error;
 use crate::Event;
 use crate::attachments::Followed;
 use crate::client::Shared;
+use crate::net::IcmpListener;
 use crate::net::Net;
 use crate::net::Watcher;
 
@@ -30,6 +31,9 @@ const ASK: Duration = Duration::from_secs(1);
 const REREAD: Duration = Duration::from_secs(60);
 /// The neighbours of new destinations are kept resolved after this at most.
 const KEEP: Duration = Duration::from_millis(100);
+/// Routers are listened to again after this: whoever floods this host with errors
+/// does not keep the thread busy.
+const HEAR: Duration = Duration::from_millis(100);
 /// Tables are built for so long before others get their turn.
 const TURN: Duration = Duration::from_millis(10);
 
@@ -38,6 +42,10 @@ pub(crate) struct Monitor {
     shared: Arc<Shared>,
     net: Net,
     watcher: Watcher,
+    /// Hears of packets in tunnels that were too large, once there are tunnels.
+    icmp: Option<IcmpListener>,
+    /// Nothing more is heard by it before.
+    icmp_due: Instant,
     kept: BTreeSet<(u32, IpAddr)>,
     /// Neighbours that could not be kept, until the next time of asking.
     failed: BTreeSet<(u32, IpAddr)>,
@@ -48,11 +56,13 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    pub(crate) const fn new(shared: Arc<Shared>, net: Net, watcher: Watcher) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, net: Net, watcher: Watcher) -> Self {
         Self {
             shared,
             net,
             watcher,
+            icmp: None,
+            icmp_due: Instant::now(),
             kept: BTreeSet::new(),
             failed: BTreeSet::new(),
             attach_due: None,
@@ -84,23 +94,36 @@ impl Monitor {
                 self.read_network();
                 reread = now + REREAD;
             }
+            let mut control = self.shared.control();
+            if control.next_expiry().is_some_and(|expiry| now >= expiry) {
+                control.forget_path_mtus(now);
+            }
             let mut next = ask.min(reread);
             next = next.min(self.attach_due.unwrap_or(next));
-            if self.shared.control().neighbours_changed {
+            next = next.min(control.next_expiry().unwrap_or(next));
+            if control.neighbours_changed {
                 next = next.min(keep);
             }
+            drop(control);
             self.wait(next);
         }
     }
 
     /// Waits for news, for a call, or for the time; takes what there is.
     fn wait(&mut self, until: Instant) {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
-        let mut files = [
+        let now = Instant::now();
+        let mut left = until.saturating_duration_since(now);
+        let mut files = vec![
             PollFd::new(self.watcher.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
         ];
+        if let Some(icmp) = &self.icmp {
+            match self.icmp_due.checked_duration_since(now) {
+                Some(due) if !due.is_zero() => left = left.min(due),
+                _ => files.extend(icmp.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN))),
+            }
+        }
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
         match poll(&mut files, timeout.unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => self.tell(format!("poll: {errno}")),
@@ -111,10 +134,11 @@ impl Monitor {
         let mut control = self.shared.control();
         let changes = self.watcher.drain(&mut control.observed);
         // What was taken before a failure must be followed too.
-        if changes.as_ref().map_or(true, |changes| changes.any) {
+        if changes.as_ref().map_or(true, |c| c.any || c.routes && control.is_routed()) {
             control.observe();
         }
         drop(control);
+        self.hear_routers();
         self.rebuild();
         self.attach();
         match changes {
@@ -122,11 +146,45 @@ impl Monitor {
                 self.shared.events.push(Event::EventsLost);
                 self.read_network();
             }
+            Ok(changes) if changes.outdated => self.read_network(),
             Ok(_) => {}
             Err(error) => {
                 self.tell(error.to_string());
                 self.read_network();
             }
+        }
+    }
+
+    /// Learns path MTUs from what routers said.
+    fn hear_routers(&mut self) {
+        let now = Instant::now();
+        if now < self.icmp_due {
+            return;
+        }
+        let Some(icmp) = &mut self.icmp else {
+            return;
+        };
+        match icmp.read() {
+            Ok(errors) if errors.is_empty() => {}
+            Ok(errors) => {
+                self.icmp_due = now + HEAR;
+                self.shared.control().learn(&errors, now);
+            }
+            Err(error) => {
+                self.icmp_due = now + ASK;
+                self.tell(format!("ICMP errors about tunnels cannot be read: {error}"));
+            }
+        }
+    }
+
+    /// Begins to hear what routers say about tunnels.
+    fn listen(&mut self) {
+        match IcmpListener::new() {
+            Ok(icmp) => self.icmp = Some(icmp),
+            Err(error) => self.tell(format!(
+                "the path MTU of tunnels is not learned: a raw ICMP socket: {error}; \
+                 it needs CAP_NET_RAW"
+            )),
         }
     }
 
@@ -190,6 +248,7 @@ impl Monitor {
             return;
         }
         let wanted = control.neighbours();
+        let listens = self.icmp.is_none() && control.is_routed();
         // The kernel drops kept entries when their interface goes down.
         let unmanaged = self.net.keeps_managed() == Some(false);
         let holds = |key: &(u32, IpAddr)| {
@@ -203,6 +262,9 @@ impl Monitor {
             .copied()
             .collect();
         drop(control);
+        if listens {
+            self.listen();
+        }
         let gone: Vec<(u32, IpAddr)> =
             self.kept.iter().filter(|key| !wanted.contains_key(*key)).copied().collect();
         for (interface, address) in gone {

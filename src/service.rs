@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::Error;
 use crate::Result;
 use crate::Tunnel;
+use crate::pathmtu::Outer;
 
 /// The largest weight of a destination.
 pub const MAX_WEIGHT: u32 = 65_535;
@@ -212,6 +213,13 @@ impl Destination {
         self
     }
 
+    /// The outer header of packets to a virtual address, if it is behind a tunnel.
+    pub(crate) fn outer(&self, vip: IpAddr) -> Option<Outer> {
+        let protocol = self.tunnel.protocol(vip)?;
+        let port = self.tunnel.udp().map(|udp| udp.port);
+        Some(Outer { server: self.address, protocol, port })
+    }
+
     /// Checks every field; the error names the one that is wrong.
     pub fn validate(&self) -> Result<()> {
         if let Some(reason) = address_fault(self.address) {
@@ -225,7 +233,7 @@ impl Destination {
 }
 
 /// Why an address can belong neither to a service nor to a real server.
-fn address_fault(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn address_fault(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {
         return Some("it is the unspecified address");
     }

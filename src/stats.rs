@@ -151,13 +151,14 @@ pub enum DestinationStatus {
     Reachable,
     /// Its address is in no VLAN's prefix.
     NoPrefix,
-    /// The interface of its VLAN is down or gone.
+    /// The interface that leads there is down.
     InterfaceDown,
-    /// Its neighbour entry has no MAC address yet.
+    /// The neighbour entry, its own or its gateway's, has no MAC address yet.
     Resolving,
-    /// The kernel asked for its MAC address and got no answer.
+    /// The kernel asked for the MAC address and got no answer.
     NoNeighbour,
-    /// Its VLAN has no interface.
+    /// Its VLAN has no interface, or its route leads out by one that is none of the
+    /// balancer's.
     NoInterface,
     /// The MTU of the way there is too small: 1,280 octets are the least for
     /// IPv6 (RFC 8200, section 5), 68 for IPv4 (RFC 791), of the packet in a
@@ -165,6 +166,11 @@ pub enum DestinationStatus {
     MtuTooSmall,
     /// The program could not be attached to the interface that leads there.
     NotAttached,
+    /// No route leads to the other end of its tunnel.
+    NoRoute,
+    /// The interface that leads to the other end of its tunnel has no address of
+    /// its family to send from.
+    NoAddress,
 }
 
 impl fmt::Display for DestinationStatus {
@@ -172,12 +178,14 @@ impl fmt::Display for DestinationStatus {
         f.pad(match self {
             Self::Reachable => "reachable",
             Self::NoPrefix => "its address is in no VLAN's prefix",
-            Self::InterfaceDown => "the interface of its VLAN is down",
-            Self::Resolving => "its MAC address is not known yet",
-            Self::NoNeighbour => "no neighbour answers for its address",
-            Self::NoInterface => "its VLAN has no interface here",
+            Self::InterfaceDown => "the interface that leads there is down",
+            Self::Resolving => "the MAC address of its next hop is not known yet",
+            Self::NoNeighbour => "no neighbour answers for its address or its gateway's",
+            Self::NoInterface => "no interface of the balancer's leads there",
             Self::MtuTooSmall => "the MTU of the way there is too small",
             Self::NotAttached => "the program is not on the interface that leads there",
+            Self::NoRoute => "no route leads there",
+            Self::NoAddress => "the interface that leads there has no address of its family",
         })
     }
 }

@@ -84,6 +84,17 @@ impl Tunnel {
         }
     }
 
+    /// The protocol of the outer IP header of packets to a virtual address (IANA).
+    pub(crate) const fn protocol(self, vip: IpAddr) -> Option<u8> {
+        match self {
+            Self::None => None,
+            Self::Ipip if vip.is_ipv4() => Some(4),
+            Self::Ipip => Some(41),
+            Self::Gre => Some(47),
+            Self::Fou(_) | Self::Gue(_) => Some(17),
+        }
+    }
+
     /// Checks the port.
     pub(crate) fn validate(self, server: IpAddr) -> Result<()> {
         match self.udp() {

@@ -115,9 +115,9 @@ fn place(vlan: u16, prefix: Prefix, ports: &[u32], snapshot: &Snapshot) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::DefaultRoute;
-    use crate::net::Gateway;
     use crate::net::Stacked;
+    use crate::net::sample::add_route;
+    use crate::net::sample::hop;
     use crate::net::sample::link;
     use crate::net::sample::snapshot;
 
@@ -264,17 +264,16 @@ mod tests {
     #[test]
     fn the_address_the_gateway_and_the_mtu_are_the_interfaces() {
         let mut snapshot = snapshot(&[(2, "10.1.2.1/32"), (2, "10.1.2.9/24"), (3, "10.1.2.3/24")]);
-        let gateway = |v4, metric, interface, address: &str| Gateway {
-            route: DefaultRoute { v4, metric },
-            interface,
-            address: address.parse().unwrap(),
-        };
-        snapshot.gateways.extend([
-            gateway(true, 5, 3, "10.1.2.252"),
-            gateway(true, 20, 2, "10.1.2.253"),
-            gateway(true, 10, 2, "10.1.2.254"),
-            gateway(false, 1, 2, "fe80::1"),
-        ]);
+        for (prefix, metric, interface, gateway) in [
+            ("0.0.0.0/0", 1, 2, ""),
+            ("0.0.0.0/0", 5, 3, "10.1.2.252"),
+            ("0.0.0.0/0", 20, 2, "10.1.2.253"),
+            ("0.0.0.0/0", 10, 2, "10.1.2.254"),
+            ("0.0.0.0/1", 1, 2, "10.1.2.251"),
+            ("::/0", 1, 2, "fe80::1"),
+        ] {
+            add_route(&mut snapshot, prefix, metric, &[hop(interface, gateway)]);
+        }
         let prefix = VlanPrefix {
             vlan: 7,
             prefix: "10.1.2.0/24".parse().unwrap(),

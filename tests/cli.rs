@@ -2,6 +2,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "cli/decap.rs"]
+mod decap;
 #[path = "cli/lab.rs"]
 mod lab;
 #[path = "common/netns.rs"]

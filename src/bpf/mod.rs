@@ -3,6 +3,7 @@
 
 mod array;
 mod attach;
+mod decap;
 mod flows;
 mod hash;
 mod load;
@@ -16,6 +17,9 @@ mod types;
 pub(crate) use array::Array;
 pub(crate) use attach::Attachment;
 pub(crate) use attach::program_name;
+pub(crate) use decap::DecapProgram;
+pub(crate) use decap::ReasonCode as DecapReasonCode;
+pub(crate) use decap::RoleCode as DecapRoleCode;
 pub(crate) use flows::At;
 pub(crate) use flows::FlowKey;
 pub(crate) use flows::StoredFlow;

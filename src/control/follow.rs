@@ -2,13 +2,16 @@
 //! destination, and what differs is written.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 use std::time::Instant;
 
 use super::Balanced;
 use super::Control;
+use super::Target;
 use super::entries;
 use crate::Destination;
 use crate::DestinationStatus;
@@ -20,6 +23,9 @@ use crate::Tunnel;
 use crate::VlanStatus;
 use crate::config::least_mtu;
 use crate::discovery;
+use crate::net::PathError;
+use crate::pathmtu;
+use crate::pathmtu::Outer;
 use crate::ports::Device;
 use crate::routing;
 use crate::routing::Way;
@@ -203,35 +209,99 @@ impl Control {
                 }
             };
         }
-        let (status, mut ways) = match routing::ways(address, last, prefixes, ports, observed) {
-            Ok(ways) => (DestinationStatus::Reachable, ways),
-            Err(unreachable) => (unreachable.status, unreachable.last),
-        };
+        let routes = &self.config.routes;
+        let (status, mut ways) =
+            match routing::ways(address, last, routes, prefixes, ports, observed) {
+                Ok(ways) => (DestinationStatus::Reachable, ways),
+                Err(unreachable) => (unreachable.status, unreachable.last),
+            };
         let least = least_mtu(service.address) + tunnel.overhead(address);
         let found = !ways.is_empty();
         ways.retain(|way| way.hop.mtu >= least);
+        if let Some(learned) = self.path_mtus.mtu(address) {
+            // Clients can be told of no less, and some router's word shall not be
+            // what makes a destination unusable.
+            ways.iter_mut().for_each(|way| way.hop.mtu = way.hop.mtu.min(learned.max(least)));
+        }
         match ways.is_empty() {
             true if found => (DestinationStatus::MtuTooSmall, ways),
             _ => (status, ways),
         }
     }
 
+    /// Whether the way to any destination may be by a route.
+    pub(crate) fn is_routed(&self) -> bool {
+        let mut targets = self.services.values().flat_map(|b| b.targets.values());
+        targets.any(|target| target.destination.tunnel != Tunnel::None)
+    }
+
     /// The neighbours that must be kept resolved, with whether they are.
     pub(crate) fn neighbours(&self) -> BTreeMap<(u32, IpAddr), bool> {
         let targets = self.services.values().flat_map(|b| b.targets.values());
+        let (mut servers, mut tunnelled) = (HashMap::new(), HashSet::new());
         // Services often have the same servers.
-        let destinations: HashMap<IpAddr, DestinationStatus> =
-            targets.map(|t| (t.destination.address, t.status)).collect();
-        destinations
-            .into_iter()
-            .filter_map(|(address, status)| {
-                let prefix = self.prefixes.iter().find(|p| p.prefix.contains(address))?;
-                // Nothing can be asked on an interface that is gone.
-                let interface = prefix.link(&self.observed)?.index;
-                let own = self.observed.addresses.iter().any(|a| a.address == address);
-                let resolved = status == DestinationStatus::Reachable;
-                (!own).then_some(((interface, address), resolved))
-            })
-            .collect()
+        for Target { destination, status, .. } in targets {
+            match destination.tunnel {
+                Tunnel::None => _ = servers.insert(destination.address, *status),
+                _ => _ = tunnelled.insert(destination.address),
+            }
+        }
+        let direct = servers.into_iter().filter_map(|(address, status)| {
+            let prefix = self.prefixes.iter().find(|p| p.prefix.contains(address))?;
+            // Nothing can be asked on an interface that is gone.
+            let interface = prefix.link(&self.observed)?.index;
+            let resolved = status == DestinationStatus::Reachable;
+            (!self.observed.is_own(address)).then_some(((interface, address), resolved))
+        });
+        let (routes, prefixes) = (&self.config.routes, &self.prefixes);
+        let routed = tunnelled.into_iter().flat_map(|server| {
+            routing::neighbours(server, routes, prefixes, &self.ports, &self.observed)
+        });
+        let mut neighbours: BTreeMap<(u32, IpAddr), bool> = direct.collect();
+        for (neighbour, resolved) in routed {
+            *neighbours.entry(neighbour).or_insert(true) &= resolved;
+        }
+        neighbours
+    }
+
+    /// Lowers the path MTUs of tunnels that routers say are too small for what was
+    /// sent; [`Self::rebuild`] completes it.
+    pub(crate) fn learn(&mut self, errors: &[PathError], now: Instant) {
+        let tunnels = self.outers();
+        let mut changed = false;
+        for error in errors {
+            if pathmtu::matches(error, &tunnels, |address| self.observed.is_own(address)) {
+                changed |= self.path_mtus.learn(error.destination, error.mtu, now);
+            }
+        }
+        if changed {
+            self.refresh();
+        }
+    }
+
+    /// Forgets path MTUs that are too old, or whose servers are gone;
+    /// [`Self::rebuild`] completes it.
+    pub(crate) fn forget_path_mtus(&mut self, now: Instant) {
+        if self.path_mtus.is_empty() {
+            return;
+        }
+        let servers: HashSet<IpAddr> = self.outers().iter().map(|outer| outer.server).collect();
+        self.path_mtus.retain(|server| servers.contains(&server));
+        if !self.path_mtus.expire(now).is_empty() {
+            self.refresh();
+        }
+    }
+
+    /// When the next path MTU is too old.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.path_mtus.next_expiry()
+    }
+
+    /// The headers of all tunnels.
+    fn outers(&self) -> BTreeSet<Outer> {
+        let targets = self.services.iter().flat_map(|(key, balanced)| {
+            balanced.targets.values().map(|target| (key.address, &target.destination))
+        });
+        targets.filter_map(|(vip, destination)| destination.outer(vip)).collect()
     }
 }

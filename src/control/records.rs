@@ -143,6 +143,8 @@ impl DestinationStatus {
             Self::NoInterface => StatusCode::XVS_NO_INTERFACE,
             Self::MtuTooSmall => StatusCode::XVS_MTU_TOO_SMALL,
             Self::NotAttached => StatusCode::XVS_NOT_ATTACHED,
+            Self::NoRoute => StatusCode::XVS_NO_ROUTE,
+            Self::NoAddress => StatusCode::XVS_NO_ADDRESS,
         }
     }
 }

@@ -23,6 +23,7 @@ use neli::rtnl::Ndmsg;
 use neli::rtnl::RtAttrHandle;
 
 use super::route;
+use super::routes::Order;
 use super::snapshot::Address;
 use super::snapshot::Change;
 use super::snapshot::Link;
@@ -42,6 +43,10 @@ pub(super) const NDA_FLAGS_EXT: u16 = 15;
 /// The kernel keeps the entry resolved: 7482e3841d52 ("net, neigh: Add
 /// NTF_MANAGED flag for managed neighbor entries").
 pub(super) const NTF_EXT_MANAGED: u32 = 1;
+
+/// From linux/rtnetlink.h since 5.3; neli does not have them yet.
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 
 /// The state of a bond's member, from linux/if_link.h and linux/if_bonding.h.
 const IFLA_BOND_SLAVE_STATE: u16 = 1;
@@ -66,15 +71,22 @@ pub(super) fn change(message: &Message) -> Option<Change> {
         Rtm::Newneigh => entry(message).map(|entry| Change::Neighbour(entry.key, entry.neighbour)),
         Rtm::Delneigh => entry(message).map(|entry| Change::NeighbourGone(entry.key)),
         Rtm::Newroute => {
-            let (route, gateways) = route::gateways(&payload(message)?)?;
-            Some(match message.nl_flags().contains(NlmF::REPLACE) {
-                true => Change::GatewaysInstead(route, gateways),
-                false => Change::Gateways(gateways),
-            })
+            let (prefix, route) = route::route(&payload(message)?)?;
+            let flags = message.nl_flags();
+            // A list has them in order.
+            let order = match flags.intersects(NlmF::APPEND | NlmF::MULTI) {
+                _ if flags.contains(NlmF::REPLACE) => Order::Instead,
+                true => Order::Last,
+                false => Order::First,
+            };
+            Some(Change::Route(prefix, route, order))
         }
         Rtm::Delroute => {
-            let (_, gateways) = route::gateways(&payload(message)?)?;
-            Some(Change::GatewaysGone(gateways))
+            let (prefix, route) = route::route(&payload(message)?)?;
+            Some(Change::RouteGone(prefix, route))
+        }
+        Rtm::UnrecognizedConst(RTM_NEWNEXTHOP | RTM_DELNEXTHOP) => {
+            route::object(message).map(Change::Object)
         }
         _ => None,
     }
@@ -261,7 +273,10 @@ mod tests {
     use neli::consts::rtnl::Arphrd;
     use neli::consts::rtnl::IfaF;
     use neli::consts::rtnl::RtScope;
+    use neli::consts::rtnl::RtTable;
+    use neli::consts::rtnl::Rta;
     use neli::consts::rtnl::Rtn;
+    use neli::consts::rtnl::Rtprot;
     use neli::nl::NlPayload;
     use neli::nl::NlmsghdrBuilder;
     use neli::rtnl::IfaddrmsgBuilder;
@@ -269,10 +284,13 @@ mod tests {
     use neli::rtnl::NdmsgBuilder;
     use neli::rtnl::Rtattr;
     use neli::rtnl::RtattrBuilder;
+    use neli::rtnl::RtmsgBuilder;
     use neli::types::Buffer;
     use neli::types::RtBuffer;
 
     use super::*;
+    use crate::net::routes::Hop;
+    use crate::net::routes::Route;
     use crate::net::socket;
 
     fn attribute<T: RtaType>(kind: T, payload: &[u8]) -> Rtattr<T, Buffer> {
@@ -447,9 +465,43 @@ mod tests {
         assert_eq!(read(&short), None);
     }
 
+    fn route_bytes() -> Vec<u8> {
+        // Two of `struct rtnexthop`, one with a gateway.
+        let several = [16, 0, 0, 2, 7, 0, 0, 0, 8, 0, 5, 0, 10, 1, 2, 9, 8, 0, 0, 0, 8, 0, 0, 0];
+        let message = RtmsgBuilder::default()
+            .rtm_family(RtAddrFamily::Inet)
+            .rtm_dst_len(16)
+            .rtm_src_len(0)
+            .rtm_tos(0)
+            .rtm_table(RtTable::Main)
+            .rtm_protocol(Rtprot::Static)
+            .rtm_scope(RtScope::Universe)
+            .rtm_type(Rtn::Unicast)
+            .rtattrs(RtBuffer::from_iter([
+                attribute(Rta::Dst, &[10, 9, 0, 0]),
+                attribute(Rta::Priority, &5_u32.to_ne_bytes()),
+                attribute(Rta::Multipath, &several),
+            ]))
+            .build();
+        bytes(Rtm::Newroute, message.unwrap())
+    }
+
+    #[test]
+    fn routes_are_read() {
+        let hop = |interface, weight, gateway: Option<&str>| {
+            let gateway = gateway.map(|gateway| gateway.parse().unwrap());
+            Hop { interface, gateway, weight, source: None, mtu: None }
+        };
+        let hops = vec![hop(7, 3, Some("10.1.2.9")), hop(8, 1, None)];
+        let route = Route { metric: 5, hops, object: None };
+        let prefix = "10.9.0.0/16".parse().unwrap();
+        assert_eq!(read(&route_bytes()), Some(Change::Route(prefix, route, Order::First)));
+    }
+
     #[test]
     fn garbage_is_survived() {
         let datagrams = [
+            route_bytes(),
             link_bytes(Rtm::Newlink, 0, described()),
             address_bytes(),
             neighbour_bytes(RtAddrFamily::Inet, &[10, 0, 0, 9], Ntf::empty()),

@@ -6,11 +6,13 @@
 mod device;
 mod ethtool;
 mod genl;
+mod icmp;
 mod mac;
 mod message;
 mod neighbour;
 mod netdev;
 mod route;
+mod routes;
 #[cfg(test)]
 pub(crate) mod sample;
 mod snapshot;
@@ -46,16 +48,15 @@ pub(crate) use self::device::hides_headers;
 pub(crate) use self::device::rp_filter;
 pub(crate) use self::ethtool::Ethtool;
 pub(crate) use self::ethtool::Features;
+pub(crate) use self::icmp::IcmpListener;
+pub(crate) use self::icmp::PathError;
 pub use self::mac::InvalidMac;
 pub use self::mac::Mac;
 pub use self::netdev::XdpFeatures;
 pub(crate) use self::netdev::xdp_features;
+pub(crate) use self::routes::Hop;
 #[cfg(test)]
 pub(crate) use self::snapshot::Address;
-#[cfg(test)]
-pub(crate) use self::snapshot::DefaultRoute;
-#[cfg(test)]
-pub(crate) use self::snapshot::Gateway;
 pub(crate) use self::snapshot::Link;
 pub(crate) use self::snapshot::Neighbour;
 pub(crate) use self::snapshot::NeighbourState;
@@ -85,14 +86,14 @@ impl Net {
         Ok(Self { socket, manages: None, kept: BTreeMap::new() })
     }
 
-    /// Reads all links, addresses, neighbours and default routes. Open a
+    /// Reads all links, addresses, neighbours and routes. Open a
     /// [`Watcher`] before: what changes meanwhile is then in its queue.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot> {
         let mut snapshot = Snapshot::default();
         self.dump(&mut snapshot, Rtm::Getlink, links_request).map_err(netlink("list of links"))?;
         for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
-            // Routes may keep changing, and only gateways would be missed.
-            let _ = self.dump(&mut snapshot, Rtm::Getroute, || route::list_request(family));
+            self.dump(&mut snapshot, Rtm::Getroute, || route::list_request(family))
+                .map_err(netlink("list of routes"))?;
             self.dump(&mut snapshot, Rtm::Getaddr, || addresses_request(family))
                 .map_err(netlink("list of addresses"))?;
             self.dump(&mut snapshot, Rtm::Getneigh, || neighbour::list_request(family))
@@ -101,13 +102,28 @@ impl Net {
         Ok(snapshot)
     }
 
+    /// Reads the host's own addresses alone, of both families.
+    pub(crate) fn addresses(&mut self) -> Result<Vec<IpAddr>> {
+        let mut snapshot = Snapshot::default();
+        for family in [RtAddrFamily::Inet, RtAddrFamily::Inet6] {
+            self.dump(&mut snapshot, Rtm::Getaddr, || addresses_request(family))
+                .map_err(netlink("list of addresses"))?;
+        }
+        Ok(snapshot.addresses.iter().map(|address| address.address).collect())
+    }
+
     fn dump<P: Size + ToBytes>(
         &mut self,
         snapshot: &mut Snapshot,
         kind: Rtm,
         payload: impl Fn() -> io::Result<P>,
     ) -> io::Result<()> {
-        for change in self.socket.dump(kind.into(), payload, message::change)? {
+        let (found, changing) = self.socket.dump(kind.into(), payload, message::change)?;
+        // Routes may never rest; what changed meanwhile is heard, too.
+        if changing && kind != Rtm::Getroute {
+            return Err(io::Error::other("what is listed keeps changing"));
+        }
+        for change in found {
             snapshot.apply(change);
         }
         Ok(())

@@ -3,9 +3,12 @@
 use std::net::IpAddr;
 
 use super::Address;
+use super::Hop;
 use super::Link;
 use super::Mac;
 use super::Snapshot;
+use super::routes::Order;
+use super::routes::Route;
 use crate::Prefix;
 
 /// The address of every interface.
@@ -59,4 +62,16 @@ pub(crate) fn bonded(addresses: &[(u32, &str)]) -> Snapshot {
         *member = Link { master: Some(10), backup, ..member.clone() };
     }
     snapshot
+}
+
+/// A next hop on an interface, without a gateway if that is empty.
+pub(crate) fn hop(interface: u32, gateway: &str) -> Hop {
+    let gateway = (!gateway.is_empty()).then(|| gateway.parse().unwrap());
+    Hop { interface, gateway, weight: 1, source: None, mtu: None }
+}
+
+/// Adds a route to a prefix behind those that it has.
+pub(crate) fn add_route(snapshot: &mut Snapshot, prefix: &str, metric: u32, hops: &[Hop]) {
+    let route = Route { metric, hops: hops.to_vec(), object: None };
+    snapshot.routes.add(prefix.parse().unwrap(), route, Order::Last);
 }

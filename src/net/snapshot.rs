@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::routes::Order;
+use super::routes::Route;
+use super::routes::Routes;
 use crate::Mac;
 use crate::Prefix;
 
-/// The links, addresses, neighbours and default routes of a network namespace.
+/// The links, addresses, neighbours and routes of a network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     /// Interfaces by index.
@@ -17,8 +20,10 @@ pub(crate) struct Snapshot {
     pub(crate) addresses: Vec<Address>,
     /// Neighbour entries of both families by interface and address.
     pub(crate) neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
-    /// The gateways of the main table's default routes, the preferred ones first.
-    pub(crate) gateways: BTreeSet<Gateway>,
+    /// The main table's routes.
+    pub(crate) routes: Routes,
+    /// The nexthop objects that routes are by, or were since all was read.
+    pub(super) objects: BTreeSet<u32>,
 }
 
 /// An interface.
@@ -97,26 +102,6 @@ pub(crate) struct Address {
     pub(crate) address: IpAddr,
 }
 
-/// A gateway that a default route leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Gateway {
-    /// The route that it belongs to.
-    pub(crate) route: DefaultRoute,
-    /// The interface that it is on.
-    pub(crate) interface: u32,
-    /// Its address, which may be of the other family (RFC 5549).
-    pub(crate) address: IpAddr,
-}
-
-/// What tells default routes apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct DefaultRoute {
-    /// Whether it is for IPv4 destinations.
-    pub(crate) v4: bool,
-    /// Of several, the one with the least metric counts.
-    pub(crate) metric: u32,
-}
-
 /// What the kernel knows of a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Neighbour {
@@ -189,11 +174,11 @@ pub(super) enum Change {
     AddressGone(Address),
     Neighbour((u32, IpAddr), Neighbour),
     NeighbourGone((u32, IpAddr)),
-    /// A default route has these gateways, besides those that it had.
-    Gateways(Vec<Gateway>),
-    /// A default route has these gateways and no others.
-    GatewaysInstead(DefaultRoute, Vec<Gateway>),
-    GatewaysGone(Vec<Gateway>),
+    Route(Prefix, Route, Order),
+    RouteGone(Prefix, Route),
+    /// A nexthop object is another one now, or gone. No message tells what that
+    /// does to the routes that are by it.
+    Object(u32),
 }
 
 impl Snapshot {
@@ -209,27 +194,43 @@ impl Snapshot {
 
     /// The gateway of an interface's default route for destinations of a family.
     pub(crate) fn gateway(&self, interface: u32, v4: bool) -> Option<IpAddr> {
-        let mut all = self.gateways.iter();
-        all.find(|g| g.interface == interface && g.route.v4 == v4).map(|g| g.address)
+        let mut hops = self.routes.defaults(v4).flat_map(|route| &route.hops);
+        hops.find(|hop| hop.interface == interface && hop.gateway.is_some())?.gateway
+    }
+
+    /// Whether the address is one of the host's.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.address == address)
+    }
+
+    /// Whether it takes reading everything again to follow a change.
+    pub(super) fn is_outdated_by(&self, change: &Change) -> bool {
+        let runs = |index| self.links.get(index).is_some_and(|link| link.running);
+        match change {
+            Change::Object(id) => self.objects.contains(id),
+            // Nexthop objects go with their interface, and no message tells.
+            Change::Link(link) => !self.objects.is_empty() && !link.running && runs(&link.index),
+            Change::LinkGone(index) => !self.objects.is_empty() && runs(index),
+            _ => false,
+        }
     }
 
     /// Takes a change in; returns whether it was news.
     pub(super) fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Link(link) => {
-                let news = self.links.get(&link.index) != Some(&link);
-                if !link.up {
-                    // No message tells of IPv4 routes that go with their interface.
-                    self.gateways.retain(|g| g.interface != link.index);
+                let (index, up) = (link.index, link.up);
+                let old = self.links.insert(index, link);
+                if !up && old.as_ref().is_some_and(|old| old.up) {
+                    self.remove_dead_routes();
                 }
-                self.links.insert(link.index, link);
-                news
+                old.as_ref() != self.links.get(&index)
             }
             Change::LinkGone(index) => {
                 let known = self.links.remove(&index).is_some();
                 self.addresses.retain(|address| address.index != index);
                 self.neighbours.retain(|key, _| key.0 != index);
-                self.gateways.retain(|gateway| gateway.interface != index);
+                self.remove_dead_routes();
                 known
             }
             Change::Address(address) => match self.addresses.binary_search(&address) {
@@ -242,6 +243,9 @@ impl Snapshot {
             Change::AddressGone(address) => match self.addresses.binary_search(&address) {
                 Ok(place) => {
                     self.addresses.remove(place);
+                    if !self.is_own(address.address) {
+                        self.routes.remove_source(address.address);
+                    }
                     true
                 }
                 Err(_) => false,
@@ -251,18 +255,19 @@ impl Snapshot {
                 old.is_none_or(|old| old.essence() != neighbour.essence())
             }
             Change::NeighbourGone(key) => self.neighbours.remove(&key).is_some(),
-            Change::Gateways(new) => {
-                new.into_iter().fold(false, |news, gateway| self.gateways.insert(gateway) | news)
+            Change::Route(prefix, route, order) => {
+                self.objects.extend(route.object);
+                self.routes.add(prefix, route, order)
             }
-            Change::GatewaysInstead(route, new) => {
-                let before = self.gateways.clone();
-                self.gateways.retain(|gateway| gateway.route != route);
-                self.gateways.extend(new);
-                self.gateways != before
-            }
-            Change::GatewaysGone(old) => {
-                old.iter().fold(false, |news, gateway| self.gateways.remove(gateway) | news)
-            }
+            Change::RouteGone(prefix, route) => self.routes.remove(prefix, &route),
+            Change::Object(_) => false,
         }
+    }
+
+    /// No message tells of IPv4 routes that go with their interfaces. One stays
+    /// while one of its next hops is on an interface that is up.
+    fn remove_dead_routes(&mut self) {
+        let links = &self.links;
+        self.routes.remove_by(|index| links.get(&index).is_none_or(|link| !link.up));
     }
 }

@@ -101,21 +101,22 @@ impl Socket {
     }
 
     /// Asks for all there is of a kind, again if it changed meanwhile; what `read`
-    /// makes of it. There may be a million routes of which few matter.
+    /// makes of it, and whether it kept changing to the end.
     pub(super) fn dump<P: Size + ToBytes, T>(
         &mut self,
         kind: u16,
         payload: impl Fn() -> io::Result<P>,
         read: impl Fn(&Message) -> Option<T>,
-    ) -> io::Result<Vec<T>> {
-        for _ in 0..DUMP_ATTEMPTS {
+    ) -> io::Result<(Vec<T>, bool)> {
+        let mut attempts = 1;
+        loop {
             self.send(kind, NlmF::DUMP, payload()?)?;
             let (found, interrupted) = self.answers(|message| read(&message))?;
-            if !interrupted {
-                return Ok(found);
+            if !interrupted || attempts == DUMP_ATTEMPTS {
+                return Ok((found, interrupted));
             }
+            attempts += 1;
         }
-        Err(io::Error::other("what is listed keeps changing"))
     }
 
     fn send<P: Size + ToBytes>(&mut self, kind: u16, flags: NlmF, payload: P) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! `xvsctl balance`: a load balancer that runs until it is stopped.
 
 mod commands;
-mod input;
+pub mod input;
 mod running;
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::ValueEnum;
 use xvs::Client;
+use xvs::Config;
 use xvs::Destination;
 use xvs::Mode;
 use xvs::Options;
@@ -75,6 +76,11 @@ pub struct Args {
     #[arg(long = "mtu", value_name = "ID=OCTETS")]
     mtus: Vec<Mtu>,
 
+    /// A route to real servers behind a tunnel, in place of the kernel's; a
+    /// link-local gateway needs its VLAN; may be repeated
+    #[arg(long = "route", value_name = "PREFIX=GATEWAY[@ID]")]
+    routes: Vec<Gateway>,
+
     /// Wait between the members of a bond when attaching to them
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     attach_pause: Option<Duration>,
@@ -111,7 +117,7 @@ pub struct Args {
 
 /// Values with commas between them.
 #[derive(Clone)]
-struct List<T>(Vec<T>);
+pub struct List<T>(pub Vec<T>);
 
 impl<T: FromStr<Err: Display>> FromStr for List<T> {
     type Err = String;
@@ -151,8 +157,7 @@ impl FromStr for Vlan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (id, prefix) = text.split_once('=').ok_or("it is not ID=PREFIX")?;
-        let id = vlan_id(id)?;
+        let (id, prefix) = of_vlan(text, "PREFIX")?;
         Ok(Self { id, prefix: prefix.parse().map_err(|error: xvs::Error| error.to_string())? })
     }
 }
@@ -168,15 +173,60 @@ impl FromStr for Mtu {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (id, octets) = text.split_once('=').ok_or("it is not ID=OCTETS")?;
-        let id = vlan_id(id)?;
+        let (id, octets) = of_vlan(text, "OCTETS")?;
         let octets = octets.parse().map_err(|_| format!("`{octets}` is no number of octets"))?;
         Ok(Self { id, octets })
     }
 }
 
+/// A VLAN's id and what is said of it.
+fn of_vlan<'a>(text: &'a str, what: &str) -> Result<(u16, &'a str), String> {
+    let (id, value) = text.split_once('=').ok_or_else(|| format!("it is not ID={what}"))?;
+    Ok((vlan_id(id)?, value))
+}
+
 fn vlan_id(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| format!("`{text}` is no VLAN id from 1 to 4094"))
+}
+
+/// `PREFIX=GATEWAY[@ID]`.
+#[derive(Clone)]
+struct Gateway {
+    prefix: Prefix,
+    address: IpAddr,
+    vlan: Option<u16>,
+}
+
+impl FromStr for Gateway {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (prefix, gateway) = text.split_once('=').ok_or("it is not PREFIX=GATEWAY[@ID]")?;
+        let (address, vlan) = match gateway.split_once('@') {
+            Some((address, id)) => (address, Some(vlan_id(id)?)),
+            None => (gateway, None),
+        };
+        Ok(Self {
+            prefix: prefix.parse().map_err(|error: xvs::Error| error.to_string())?,
+            address: address.parse().map_err(|_| format!("`{address}` is no IP address"))?,
+            vlan,
+        })
+    }
+}
+
+impl Gateway {
+    /// The VLAN that it is said to be in, or that has a prefix with it.
+    fn vlan(&self, config: &Config) -> anyhow::Result<u16> {
+        let Self { prefix, address, vlan } = self;
+        let of_prefix = || config.prefixes().find(|(_, prefix)| prefix.contains(*address));
+        match vlan.or_else(|| of_prefix().map(|(id, _)| id)) {
+            Some(id) => Ok(id),
+            None => bail!(
+                "--route {prefix}={address}: no VLAN has a prefix with {address}; add one, or \
+                 say which VLAN a link-local gateway is in: {prefix}={address}@ID"
+            ),
+        }
+    }
 }
 
 /// `RIP=N`.
@@ -204,13 +254,23 @@ enum TunnelName {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum ModeName {
+pub enum ModeName {
     Auto,
     Native,
     Generic,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+impl From<ModeName> for Mode {
+    fn from(name: ModeName) -> Self {
+        match name {
+            ModeName::Auto => Self::Auto,
+            ModeName::Native => Self::Native,
+            ModeName::Generic => Self::Generic,
+        }
+    }
+}
+
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|_| "it is no number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
@@ -234,12 +294,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
 }
 
 fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
-    let mode = match args.mode {
-        ModeName::Auto => Mode::Auto,
-        ModeName::Native => Mode::Native,
-        ModeName::Generic => Mode::Generic,
-    };
-    let mut options = Options::new().instance(&global.instance).bpffs(&global.bpffs).mode(mode);
+    let mut options =
+        Options::new().instance(&global.instance).bpffs(&global.bpffs).mode(args.mode.into());
     if let Some(flows) = args.flows {
         options = options.flows(flows);
     }
@@ -251,6 +307,10 @@ fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
     }
     for mtu in &args.mtus {
         options = options.mtu(mtu.id, mtu.octets);
+    }
+    for gateway in &args.routes {
+        let vlan = gateway.vlan(&options.config)?;
+        options = options.route(gateway.prefix, vlan, gateway.address);
     }
     if let Some(pause) = args.attach_pause {
         options = options.attach_pause(pause);

@@ -4,6 +4,7 @@
 mod balance;
 mod check;
 mod completions;
+mod decap;
 mod detach;
 mod explain;
 mod global;
@@ -34,10 +35,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Balance(balance::Args),
+    Balance(Box<balance::Args>),
     Show(show::Args),
     Explain(explain::Args),
     Check(check::Args),
+    Decap(decap::Args),
     Detach(detach::Args),
     Completions(completions::Args),
 }
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Show(args) => show::run(args, &cli.global),
         Command::Explain(args) => explain::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
+        Command::Decap(args) => decap::run(args),
         Command::Detach(args) => detach::run(args, &cli.global),
         Command::Completions(args) => completions::run(args),
     };

@@ -23,6 +23,8 @@ pub fn destination_status_name(status: DestinationStatus) -> &'static str {
         DestinationStatus::NoInterface => "no_interface",
         DestinationStatus::MtuTooSmall => "mtu_too_small",
         DestinationStatus::NotAttached => "not_attached",
+        DestinationStatus::NoRoute => "no_route",
+        DestinationStatus::NoAddress => "no_address",
         _ => "unknown",
     }
 }

@@ -9,7 +9,7 @@ fn devices_tell_their_drivers() {
     }
     let (a, _b) = pair();
     let snapshot = a.enter(|| Net::new().unwrap().snapshot().unwrap());
-    let va = link(&snapshot, "va").unwrap();
+    let va = snapshot.link("va").unwrap();
     assert_eq!(a.enter(|| driver(va)).as_deref(), Some("veth"));
 }
 
@@ -21,7 +21,7 @@ fn members_tell_their_master() {
     let (a, _b) = pair();
     a.sh("ip link add br0 type bridge && ip link set va master br0");
     let snapshot = a.enter(|| Net::new().unwrap().snapshot().unwrap());
-    let (va, bridge) = (link(&snapshot, "va").unwrap(), link(&snapshot, "br0").unwrap());
+    let (va, bridge) = (snapshot.link("va").unwrap(), snapshot.link("br0").unwrap());
     assert_eq!((va.master, bridge.master), (Some(bridge.index), None));
 }
 

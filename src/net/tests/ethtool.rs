@@ -15,7 +15,7 @@ fn open(a: &Namespace) -> Option<(Ethtool, u32)> {
     if ethtool.is_none() {
         println!("skipped: this kernel tells no features through netlink");
     }
-    Some((ethtool?, link(&snapshot, "va").unwrap().index))
+    Some((ethtool?, snapshot.link("va").unwrap().index))
 }
 
 #[test]

@@ -17,7 +17,9 @@ use super::*;
 
 mod device;
 mod ethtool;
+mod icmp;
 mod neighbour;
+mod routes;
 mod watch;
 
 #[path = "../../../tests/common/netns.rs"]
@@ -51,14 +53,10 @@ fn pair() -> (Namespace, Namespace) {
     b.sh("ip addr add 10.1.2.2/24 dev vb; ip addr add 2001:db8::2/64 dev vb; ip link set vb up");
     for namespace in [&a, &b] {
         let mut seen = namespace.enter(|| Seen::new(Watcher::new().unwrap()));
-        let running = |name, s: &Snapshot| link(s, name).is_some_and(|link| link.running);
+        let running = |name, s: &Snapshot| s.link(name).is_some_and(|link| link.running);
         seen.until("the pair is up", |s| running("va", s) || running("vb", s));
     }
     (a, b)
-}
-
-fn link<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Link> {
-    snapshot.links.values().find(|link| link.name == name)
 }
 
 /// A watcher with the snapshot that it keeps up to date.
@@ -77,7 +75,7 @@ impl Seen {
     }
 
     fn index(&self, name: &str) -> u32 {
-        link(&self.snapshot, name).unwrap().index
+        self.snapshot.link(name).unwrap().index
     }
 
     fn neighbour(&self, index: u32, address: &str) -> Option<Neighbour> {
@@ -109,6 +107,7 @@ impl Seen {
         let fresh = self.net.snapshot().unwrap();
         assert_eq!(self.snapshot.links, fresh.links);
         assert_eq!(self.snapshot.addresses, fresh.addresses);
+        assert_eq!(self.snapshot.routes, fresh.routes);
         // Neighbours come and go by themselves: those of the tests are enough.
         let fixed = |snapshot: &Snapshot| -> BTreeMap<(u32, IpAddr), Neighbour> {
             let entries = snapshot.neighbours.iter().map(|(key, value)| (*key, *value));

@@ -152,7 +152,7 @@ fn entries_managed_by_others_stay_managed() {
     }
     let (a, _b) = pair();
     let (mut one, mut two) = a.enter(|| (Net::new().unwrap(), Net::new().unwrap()));
-    let va = link(&one.snapshot().unwrap(), "va").unwrap().index;
+    let va = one.snapshot().unwrap().link("va").unwrap().index;
     for address in NOBODY.map(ip) {
         one.keep(va, address).unwrap();
         if one.keeps_managed() == Some(false) {

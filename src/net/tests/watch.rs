@@ -22,15 +22,15 @@ fn snapshot_sees_links_addresses_and_neighbours() {
           ip neigh add proxy 10.1.2.51 dev va
           ip link add bare type veth peer name other numrxqueues 3 numtxqueues 4");
     let snapshot = a.enter(|| Net::new().unwrap().snapshot().unwrap());
-    let va = link(&snapshot, "va").unwrap();
+    let va = snapshot.link("va").unwrap();
     assert_eq!(va.mac.to_string(), MAC_A);
     assert_eq!((va.up, va.running, va.mtu), (true, true, 1400));
     assert_eq!((va.kind.as_deref(), va.xdp), (Some("veth"), None));
-    let bare = link(&snapshot, "bare").unwrap();
+    let bare = snapshot.link("bare").unwrap();
     assert_eq!((bare.up, bare.running), (false, false));
-    let other = link(&snapshot, "other").unwrap();
+    let other = snapshot.link("other").unwrap();
     assert_eq!((other.rx_queues, other.tx_queues), (3, 4));
-    let lo = link(&snapshot, "lo").unwrap();
+    let lo = snapshot.link("lo").unwrap();
     assert_eq!((lo.mac, lo.up, lo.running, &lo.kind), (Mac::default(), true, true, &None));
 
     let on_va: Vec<String> = snapshot
@@ -110,9 +110,9 @@ fn watcher_sees_each_change() {
         "ip link add bridge0 type bridge; ip link set bridge0 up; ip link set renamed master bridge0
           ip link set renamed nomaster; ip link add extra type veth peer name artxe",
     );
-    seen.until("the last one is there", |s| link(s, "artxe").is_some());
+    seen.until("the last one is there", |s| s.link("artxe").is_some());
     assert!(seen.snapshot.links.contains_key(&va), "it only left the bridge");
-    seen.until("the bridge is down", |s| link(s, "bridge0").is_some_and(|link| !link.running));
+    seen.until("the bridge is down", |s| s.link("bridge0").is_some_and(|link| !link.running));
     seen.agrees();
 
     a.sh("ip link del renamed");
@@ -183,7 +183,7 @@ fn overflow_is_told_and_a_new_snapshot_is_right() {
     fs::remove_file(file.to_string()).unwrap();
 
     let changes = seen.watcher.drain(&mut seen.snapshot).unwrap();
-    assert_eq!(changes, Changes { any: true, lost: true });
+    assert_eq!(changes, Changes { any: true, lost: true, ..Changes::default() });
     let some = seen.snapshot.neighbours.len();
     assert!(some < 10_000, "{some} entries although messages were lost");
     seen.snapshot = seen.net.snapshot().unwrap();
@@ -202,6 +202,6 @@ fn overflow_is_told_and_a_new_snapshot_is_right() {
     // The watcher goes on, and says so once only.
     a.sh(&format!("ip neigh del {three} dev va"));
     let changes = seen.watcher.drain(&mut seen.snapshot).unwrap();
-    assert_eq!(changes, Changes { any: true, lost: false });
+    assert_eq!(changes, Changes { any: true, ..Changes::default() });
     seen.agrees();
 }

@@ -23,9 +23,13 @@ pub fn wait(signals: &Signals, input: &Input, timeout: Duration) -> anyhow::Resu
     if let Some(file) = &input.file {
         fds.push(PollFd::new(file.as_fd(), PollFlags::POLLIN));
     }
+    wait_for(&mut fds, timeout)
+}
+
+fn wait_for(fds: &mut [PollFd<'_>], timeout: Duration) -> anyhow::Result<()> {
     // At least one millisecond: less would be no wait at all.
     let timeout = PollTimeout::try_from(timeout.max(Duration::from_millis(1)))?;
-    match poll(&mut fds, timeout) {
+    match poll(fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error).context("poll"),
     }
@@ -43,6 +47,11 @@ impl Signals {
         SigSet::from(Signal::SIGTTIN).thread_block().context("cannot block SIGTTIN")?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Self(SignalFd::with_flags(&ending, flags).context("cannot read signals")?))
+    }
+
+    /// Waits for one of them.
+    pub fn wait(&self, timeout: Duration) -> anyhow::Result<()> {
+        wait_for(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout)
     }
 
     /// The name of the signal that has come, if one has.
