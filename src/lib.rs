@@ -3,8 +3,8 @@
 //!
 //! It works by Direct Server Return. Every real server has the virtual address
 //! (VIP) on its loopback interface; the balancer sends it the client's packet
-//! with nothing changed but MAC addresses, VLAN tag and TTL, and the answer goes
-//! straight from the server to the client.
+//! with nothing changed but MAC addresses, VLAN tag and TTL, or whole in a tunnel
+//! ([`Tunnel`]), and the answer goes straight from the server to the client.
 //!
 //! ```no_run
 //! use xvs::{Client, Destination, Options, Service};

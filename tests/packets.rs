@@ -366,6 +366,39 @@ fn errors_are_limited() {
     }
 }
 
+/// One client that sends nothing but large packets does not keep others from
+/// hearing of theirs.
+#[test]
+fn errors_to_each_client_are_limited() {
+    const RATE: u32 = 5;
+    for w in [World::v4(), World::v6()] {
+        Dataplane::with(
+            |options| options.icmp_source_rate(RATE),
+            |dataplane| {
+                let service = w.tcp(FAR);
+                dataplane.serve(&service, &[Destination::new(w.server(Port::Lb1, 3))]);
+                let send = |source: IpAddr| {
+                    let frame = Ip::new(source, w.vip).tcp((w.unique(), FAR), ACK, &[0; 1400]);
+                    dataplane.run(Port::Lb0, &frame).0 == Verdict::Tx
+                };
+                let began = Instant::now();
+                let replied = (0..1000).filter(|_| send(w.client)).count();
+                let most = 17.0 + began.elapsed().as_secs_f64() * f64::from(RATE);
+                assert!(replied >= 16, "{replied} at once");
+                assert!(replied as f64 <= most, "{replied} in {:?}", began.elapsed());
+                let reasons = dataplane.client.info().expect("info").stats.reasons;
+                assert_eq!(reasons.too_big_replied, replied as u64);
+                assert_eq!(reasons.too_big_limited, 1000 - replied as u64);
+
+                // One or the other may have the same hash.
+                let others = (10..30).filter(|host| send(w.server(Port::Lb0, *host))).count();
+                assert!(others >= 18, "{others} of 20 other clients were answered");
+                wait_for("an answer's permission", &true, || send(w.client));
+            },
+        );
+    }
+}
+
 /// Tables lie in blocks of memory, several chunks each; what a service leaves
 /// another one gets.
 #[test]

@@ -147,3 +147,56 @@ impl DestinationInfo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Mac;
+
+    fn way(interface: u32, weight: u16) -> Way {
+        let server = IpAddr::from([10, 9, 9, 9]);
+        let hop = NextHop {
+            interface,
+            egress: interface,
+            tag: 0,
+            source: Mac::default(),
+            destination: Mac::default(),
+            mtu: 1500,
+        };
+        Way { weight, ..Way::direct(server, hop) }
+    }
+
+    /// How often each interface is among the ways of so many servers.
+    fn shares(ways: &[Way], servers: u8) -> Vec<usize> {
+        let mut shares = vec![0; ways.len()];
+        for server in 0..servers {
+            for way in spread(ways, IpAddr::from([10, 9, 0, server])) {
+                shares[way.expect("there are ways").hop.interface as usize] += 1;
+            }
+        }
+        shares
+    }
+
+    #[test]
+    fn flows_are_spread_over_ways_by_weight() {
+        assert!(spread(&[], IpAddr::from([10, 9, 0, 1])).iter().all(Option::is_none));
+        assert_eq!(shares(&[way(0, 7)], 1), [4]);
+        for server in 0..20 {
+            let of = |ways: &[Way]| {
+                let ways = spread(ways, IpAddr::from([10, 9, 0, server]));
+                let mut shares = [0; 4];
+                ways.iter().for_each(|way| shares[way.unwrap().hop.interface as usize] += 1);
+                shares
+            };
+            assert_eq!(of(&[way(0, 1), way(1, 1)]), [2, 2, 0, 0]);
+            assert_eq!(of(&[way(0, 3), way(1, 1)]), [3, 1, 0, 0]);
+            assert_eq!(of(&[way(0, 1), way(1, 1), way(2, 1), way(3, 1)]), [1; 4]);
+            let three = of(&[way(0, 1), way(1, 1), way(2, 1)]);
+            assert!(three[..3].iter().all(|n| (1..=2).contains(n)), "{three:?}");
+        }
+        // Of more ways than a server has room for, all are used by some.
+        let eight: Vec<Way> = (0..8).map(|interface| way(interface, 1)).collect();
+        let shares = shares(&eight, 200);
+        assert!(shares.iter().all(|n| (60..=140).contains(n)), "{shares:?}");
+    }
+}

@@ -89,6 +89,18 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "none")]
     tunnel: TunnelName,
 
+    /// The UDP port on which the real servers take FOU or GUE
+    #[arg(
+        long,
+        value_name = "PORT",
+        required_if_eq_any([("tunnel", "fou"), ("tunnel", "gue")])
+    )]
+    tunnel_port: Option<u16>,
+
+    /// Whether FOU or GUE has UDP checksums (default: over IPv6 on, over IPv4 off)
+    #[arg(long, value_enum, value_name = "STATE")]
+    tunnel_checksum: Option<State>,
+
     /// Send all connections of one client to the same server
     #[arg(long)]
     sticky: bool,
@@ -251,6 +263,16 @@ impl FromStr for Weight {
 #[derive(Clone, Copy, ValueEnum)]
 enum TunnelName {
     None,
+    Ipip,
+    Gre,
+    Fou,
+    Gue,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum State {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -336,11 +358,33 @@ fn services(args: &Args) -> anyhow::Result<Vec<Service>> {
     Ok(services)
 }
 
-/// Every real server with its weight.
-fn destinations(args: &Args) -> anyhow::Result<Vec<Destination>> {
+/// How packets travel to every real server.
+fn tunnel(args: &Args) -> anyhow::Result<Tunnel> {
+    let port = args.tunnel_port.unwrap_or_default();
     let tunnel = match args.tunnel {
         TunnelName::None => Tunnel::None,
+        TunnelName::Ipip => Tunnel::Ipip,
+        TunnelName::Gre => Tunnel::Gre,
+        TunnelName::Fou => Tunnel::fou(port),
+        TunnelName::Gue => Tunnel::gue(port),
     };
+    if tunnel.udp().is_none() {
+        if args.tunnel_port.is_some() {
+            bail!("--tunnel-port: --tunnel {tunnel} has no UDP port; fou and gue have");
+        }
+        if args.tunnel_checksum.is_some() {
+            bail!("--tunnel-checksum: --tunnel {tunnel} has no UDP checksum; fou and gue have");
+        }
+    }
+    Ok(match args.tunnel_checksum {
+        Some(state) => tunnel.checksum(state == State::On),
+        None => tunnel,
+    })
+}
+
+/// Every real server with its weight.
+fn destinations(args: &Args) -> anyhow::Result<Vec<Destination>> {
+    let tunnel = tunnel(args)?;
     let mut weights = BTreeMap::new();
     for Weight { real, weight } in &args.weights {
         if !args.reals.contains(real) {
