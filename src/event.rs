@@ -35,6 +35,10 @@ pub enum Event {
     Attached { interface: String },
     /// A prefix of a VLAN can be reached, or cannot, from now on.
     Vlan { vlan: u16, prefix: Prefix, status: VlanStatus },
+    /// Routers say how long packets in tunnels to a server may be, in octets with
+    /// the tunnel's headers; `None`: that was 10 minutes ago, and longer ones are
+    /// tried again.
+    PathMtu { server: IpAddr, mtu: Option<u32> },
     /// So many events were dropped, for nobody read them.
     Dropped(u64),
     /// The kernel had more news than could be read; everything was read anew.
@@ -64,6 +68,12 @@ impl fmt::Display for Event {
             Self::InterfaceUp { interface } => write!(f, "interface `{interface}` is up"),
             Self::Attached { interface } => write!(f, "interface `{interface}` is attached to"),
             Self::Vlan { vlan, prefix, status } => write!(f, "VLAN {vlan}: {prefix}: {status}"),
+            Self::PathMtu { server, mtu: Some(mtu) } => {
+                write!(f, "the path of tunnels to {server} takes {mtu} octets")
+            }
+            Self::PathMtu { server, mtu: None } => {
+                write!(f, "what the path of tunnels to {server} takes is tried again")
+            }
             Self::EventsLost => f.write_str("netlink events were lost; the network was read again"),
             Self::Dropped(count) => write!(f, "{count} events were dropped unread"),
             Self::Failed(what) => write!(f, "background failure: {what}"),

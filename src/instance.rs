@@ -275,6 +275,7 @@ impl Instance {
             status: status(info),
             mac: known.then_some(Mac(record.way.mac)),
             interface: known.then_some(record.way.ifindex),
+            mtu: known.then_some(record.way.mtu),
             source: (known && tunnel != Tunnel::None).then(|| octets_address(source)),
             stats: self.traffic(slot, info),
         }

@@ -249,6 +249,8 @@ pub struct DestinationExtended {
     /// The address of this host that a tunnel's packets come from, once known;
     /// where they take several ways, of the first.
     pub source: Option<IpAddr>,
+    /// The longest packet of a client that it can be sent, in octets, once known.
+    pub mtu: Option<u32>,
     /// Its traffic.
     pub stats: Stats,
 }

@@ -271,7 +271,12 @@ impl Control {
         let mut changed = false;
         for error in errors {
             if pathmtu::matches(error, &tunnels, |address| self.observed.is_own(address)) {
-                changed |= self.path_mtus.learn(error.destination, error.mtu, now);
+                let server = error.destination;
+                if self.path_mtus.learn(server, error.mtu, now) {
+                    let mtu = self.path_mtus.mtu(server);
+                    self.events.push(Event::PathMtu { server, mtu });
+                    changed = true;
+                }
             }
         }
         if changed {
@@ -287,8 +292,12 @@ impl Control {
         }
         let servers: HashSet<IpAddr> = self.outers().iter().map(|outer| outer.server).collect();
         self.path_mtus.retain(|server| servers.contains(&server));
-        if !self.path_mtus.expire(now).is_empty() {
+        let expired = self.path_mtus.expire(now);
+        if !expired.is_empty() {
             self.refresh();
+        }
+        for server in expired {
+            self.events.push(Event::PathMtu { server, mtu: None });
         }
     }
 

@@ -257,6 +257,10 @@ impl Context {
             "The destination is {}, weight {}{disabled}, {}",
             destination.destination.address, destination.destination.weight, destination.status
         );
+        if let Some(source) = destination.source {
+            let tunnel = destination.destination.tunnel;
+            sentence = format!("{sentence}, through a tunnel ({tunnel}) from {source}");
+        }
         if let Some(mac) = destination.mac {
             sentence = format!("{sentence}, MAC {mac}");
         }

@@ -102,6 +102,7 @@ pub fn destination(of: &ServiceKey, destination: &DestinationExtended, links: &L
         "interface": destination.interface.map(|index| links.name(index)),
         "interface_index": destination.interface,
         "source": destination.source,
+        "mtu": destination.mtu,
         "stats": stats(&destination.stats),
     })
 }

@@ -286,6 +286,9 @@ fn event_object(event: &Event) -> Value {
             "prefix": prefix.to_string(),
             "status": words::vlan_status_name(*status),
         }),
+        Event::PathMtu { server, mtu } => {
+            json!({"event": "path_mtu", "server": server, "mtu": mtu})
+        }
         Event::EventsLost => json!({"event": "events_lost"}),
         Event::Failed(_) => json!({"event": "failed"}),
         _ => json!({"event": "other"}),
