@@ -250,8 +250,8 @@ fn show_tells_all_with_stable_keys() {
     assert_eq!(destinations.len(), 2);
     assert_eq!(
         keys(&destinations[0]),
-        "address disabled interface interface_index mac reason service stats status tunnel type \
-         weight"
+        "address disabled interface interface_index mac mtu reason service source stats status \
+         tunnel type weight"
     );
     assert_eq!(destinations[0]["interface"], "eth0");
     assert_eq!(destinations[0]["mac"].as_str().map(str::len), Some(17));
