@@ -83,17 +83,16 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
 	__u64 way = READ_ONCE(*(__u64 *)&d->way.ifindex);
 	__u64 hash = tunnel_hash(p);
+	__u32 overhead = READ_ONCE(d->overhead);
 	union mac destination, source;
-	__u32 overhead = 0;
 	__u32 ifindex, mtu;
 	int result;
 
-	if (READ_ONCE(d->tunnel)) {
+	if (overhead) {
 		struct xvs_tunnel *t = tunnel_find(p->slot, hash);
 
 		if (!t)
 			return XVS_NO_DESTINATION;
-		overhead = tunnel_overhead(t);
 		way = READ_ONCE(*(__u64 *)&t->way.ifindex);
 	}
 	ifindex = way;
@@ -112,7 +111,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	/* Read again: if the verifier knew what it was, it would follow what is
 	 * left once for each. Should it have changed, so has the way.
 	 */
-	if (READ_ONCE(d->tunnel)) {
+	if (READ_ONCE(d->overhead)) {
 		result = tunnel_send(ctx, p->slot, way, hash, packet_shape(p));
 		if (!result)
 			return reason;

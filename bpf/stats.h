@@ -17,6 +17,14 @@ static __always_inline __u32 cpu_row(void)
 	return cpu < settings.cpus ? cpu : cpu % settings.cpus;
 }
 
+/* The bounds are checked of the very number that is used. */
+static __always_inline void count_reason(struct packet *p, __u64 reason)
+{
+	barrier_var(reason);
+	if (reason < XVS_REASON_ROOM)
+		p->cpu->reasons[reason]++;
+}
+
 static __always_inline void count_refused(void *map, __u32 row, __u32 id,
 					  __u32 ids, __u32 reason)
 {

@@ -35,24 +35,6 @@ static __always_inline bool tunnel_is_v6(struct xvs_tunnel *t)
 	return READ_ONCE(t->flags) & XVS_TUNNEL_V6;
 }
 
-/* Octets of the headers between the packet and Ethernet. */
-static __always_inline __u32 tunnel_overhead(struct xvs_tunnel *t)
-{
-	__u32 ip = tunnel_is_v6(t) ? sizeof(struct ipv6hdr) :
-				     sizeof(struct iphdr);
-
-	switch (READ_ONCE(t->kind)) {
-	case XVS_TUNNEL_GRE:
-		return ip + sizeof(struct gre);
-	case XVS_TUNNEL_FOU:
-		return ip + sizeof(struct udphdr);
-	case XVS_TUNNEL_GUE:
-		return ip + sizeof(struct udphdr) + sizeof(struct gue);
-	default:
-		return ip;
-	}
-}
-
 /* What spreads packets over ways: the hash of their flow, but for fragments that
  * of their addresses, which all of them have.
  */
@@ -383,7 +365,7 @@ __noinline int tunnel_send(struct xdp_md *ctx, __u32 slot, __u64 way,
 		sum = inner_sum6(at, end);
 	}
 
-	overhead = tunnel_overhead(t);
+	overhead = READ_ONCE(t->overhead);
 	payload += overhead;
 	control = t->way.vlan ? control | t->way.vlan : 0;
 	if (control)

@@ -164,7 +164,7 @@ static __always_inline int conclude(struct packet *p, __u32 row, int reason)
 	case XVS_FORWARDED_FRAGMENT:
 	case XVS_FORWARDED_ICMP:
 		count_traffic(p, row);
-		p->cpu->reasons[reason]++;
+		count_reason(p, reason);
 		return p->verdict;
 	default:
 		if (p->service) {
@@ -183,8 +183,7 @@ static __always_inline int conclude(struct packet *p, __u32 row, int reason)
 		count_refused(&vip_refused, row, vip, settings.services,
 			      reason);
 	}
-	if (reason >= 0 && reason < XVS_REASON_ROOM)
-		p->cpu->reasons[reason]++;
+	count_reason(p, reason);
 
 	switch (reason) {
 	case XVS_NOT_IP:

@@ -227,8 +227,10 @@ struct xvs_destination {
 	__u8 address[16];
 	__be16 port;
 	__u8 protocol;
-	/* Not 0: behind a tunnel. Of its ways this one is the first. */
-	__u8 tunnel;
+	/* Octets of its tunnel's headers, 0: no tunnel. Of the ways through a
+	 * tunnel the one here is the first.
+	 */
+	__u8 overhead;
 	__u8 pad1[4];
 	__u32 idle;    /* ticks that a silent flow lives */
 	__u32 closing; /* the same after FIN or RST */
@@ -238,10 +240,12 @@ struct xvs_destination {
 /* A way through a tunnel, XVS_PATHS of them for each slot: one cache line. */
 struct xvs_tunnel {
 	/* One word. */
-	__u32 version; /* odd while the record is written, another afterwards */
-	__u8 kind;     /* enum xvs_tunnel_kind */
-	__u8 flags;    /* enum xvs_tunnel_flags */
-	__be16 port;   /* of FOU and GUE */
+	__u16 version; /* odd while the record is written, another afterwards */
+	__u8 overhead; /* octets of the headers */
+	__u8 pad;
+	__u8 kind;	      /* enum xvs_tunnel_kind */
+	__u8 flags;	      /* enum xvs_tunnel_flags */
+	__be16 port;	      /* of FOU and GUE */
 	__u8 source[16];      /* an address of this host */
 	__u8 destination[16]; /* the server's */
 	struct xvs_way way;

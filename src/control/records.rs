@@ -61,11 +61,12 @@ impl Control {
             None => WayRecord { ifindex: 0, mtu: 0, ..old.way },
         };
         if target.destination.tunnel != Tunnel::None {
-            record.tunnel = 1;
+            // SANITY: the headers of any tunnel are at most 52 octets.
+            record.overhead = target.overhead() as u8;
             self.write_tunnel(target);
         }
-        if (old.way.ifindex, old.way.vlan, old.tunnel)
-            != (record.way.ifindex, record.way.vlan, record.tunnel)
+        if (old.way.ifindex, old.way.vlan, old.overhead)
+            != (record.way.ifindex, record.way.vlan, record.overhead)
         {
             // No packet leaves by the new way with addresses of the old one.
             let mut gone = old;

@@ -20,9 +20,14 @@ use crate::discovery::NextHop;
 use crate::routing::Way;
 
 impl Target {
+    /// The octets of its tunnel's headers.
+    pub(super) const fn overhead(&self) -> u32 {
+        self.destination.tunnel.overhead(self.destination.address)
+    }
+
     /// The longest packet of a client that a way takes, in octets.
     pub(super) const fn mtu(&self, way: &Way) -> u32 {
-        way.hop.mtu - self.destination.tunnel.overhead(self.destination.address)
+        way.hop.mtu - self.overhead()
     }
 }
 
@@ -57,6 +62,8 @@ fn tunnel_record(target: &Target, way: Option<&Way>, old: &TunnelRecord) -> Tunn
         flags |= TunnelFlags::XVS_TUNNEL_CHECKSUM.0;
     }
     TunnelRecord {
+        overhead: target.overhead() as u8,
+        pad: 0,
         kind: tunnel.code().0 as u8,
         flags: flags as u8,
         port: tunnel.udp().map_or(0, |udp| udp.port.to_be()),
