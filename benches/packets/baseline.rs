@@ -48,7 +48,8 @@ pub fn make() -> Result<(), String> {
     Ok(())
 }
 
-/// The ratio of each path, or what is wrong with the baseline for these paths.
+/// The ratio of each path but new ones, which are told, or what is wrong with the
+/// baseline for these paths.
 pub fn load(groups: &[Vec<Case>]) -> Result<BTreeMap<String, f64>, String> {
     let value = read(BASELINE).map_err(|e| format!("{e}; {REMEDY}"))?;
     let ratios: BTreeMap<String, f64> =
@@ -59,17 +60,19 @@ pub fn load(groups: &[Vec<Case>]) -> Result<BTreeMap<String, f64>, String> {
         .filter(|case| case.subject != Subject::Reference)
         .map(|case| case.name.as_str())
         .collect();
-    let mut faults: Vec<String> = measured
-        .iter()
-        .filter(|name| !ratios.contains_key(**name))
-        .map(|name| format!("{BASELINE} lacks the path \"{name}\""))
+    let faults: Vec<String> = ratios
+        .keys()
+        .filter(|name| !measured.contains(&name.as_str()))
+        .map(|name| format!("{BASELINE} has \"{name}\", which is no path any more"))
         .collect();
-    let gone = ratios.keys().filter(|name| !measured.contains(&name.as_str()));
-    faults.extend(gone.map(|name| format!("{BASELINE} has \"{name}\", which is no path any more")));
-    if faults.is_empty() {
-        return Ok(ratios);
+    if !faults.is_empty() {
+        return Err(format!("{}\n{REMEDY}", faults.join("\n")));
     }
-    Err(format!("{}\n{REMEDY}", faults.join("\n")))
+    let new: Vec<&str> = measured.into_iter().filter(|name| !ratios.contains_key(*name)).collect();
+    if !new.is_empty() {
+        println!("new, so compared with nothing: \"{}\"\n{REMEDY}", new.join("\", \""));
+    }
+    Ok(ratios)
 }
 
 /// The paths that are worse than they should be.
