@@ -93,10 +93,10 @@ pub fn compare(measured: &Measured, ratios: &BTreeMap<String, f64>) -> Vec<Worse
 
 /// Prints the paths that are worse.
 pub fn print(worse: &[Worse]) {
-    println!("{:34}{:>9}{:>9}{:>9}{:>9}", "worse", "baseline", "ratio", "times", "ns more");
+    println!("{:43}{:>9}{:>9}{:>9}{:>9}", "worse", "baseline", "ratio", "times", "ns more");
     for w in worse {
         let Worse { name, right, ratio, more } = w;
-        println!("{name:34}{right:9.2}{ratio:9.2}{:9.2}{more:9.1}", ratio / right);
+        println!("{name:43}{right:9.2}{ratio:9.2}{:9.2}{more:9.1}", ratio / right);
     }
 }
 
