@@ -10,7 +10,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Octets of each frame. */
+/* Octets of a frame that are written anew: programs change headers only. */
 #define FRAME 128
 
 /* One case. */
@@ -21,6 +21,7 @@ struct bench_plan {
 	__u32 offset;  /* of the word */
 	__u32 stride;  /* between the values of packets in a row */
 	__u32 shift; /* so many packets in a row, as a power of two, are alike */
+	__u32 length; /* of the frame, FRAME or more */
 	__u8 frame[FRAME];
 };
 
@@ -70,19 +71,25 @@ int wrapper(struct xdp_md *ctx)
 {
 	struct bench_plan *plan;
 	__u32 zero = 0;
+	long length;
 	void *data;
 	void *end;
 	__be32 *word;
 
+	plan = bpf_map_lookup_elem(&plans, &zero);
+	if (!plan)
+		return XDP_ABORTED;
 	/* To where the last run found the head. If that did not move it this is
 	 * a call all the same: what is subtracted has it too.
 	 */
-	if (bpf_xdp_adjust_head(ctx, ctx->data_end - ctx->data - FRAME))
+	length = ctx->data_end - (long)ctx->data;
+	/* Or clang would first add the other one to a pointer. */
+	barrier_var(length);
+	if (bpf_xdp_adjust_head(ctx, length - (long)plan->length))
 		return XDP_ABORTED;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	plan = bpf_map_lookup_elem(&plans, &zero);
-	if (!plan || data + FRAME > end)
+	if (data + FRAME > end)
 		return XDP_ABORTED;
 	__builtin_memcpy(data, plan->frame, FRAME);
 	word = data + (plan->offset & (FRAME - 1));

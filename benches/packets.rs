@@ -122,11 +122,15 @@ fn lab() -> Namespace {
          ip -6 address add fd00:1:2::1/64 dev lb0 nodad
          ip link set lb0 up
          ip link set peer0 up
-         for i in $(seq 2 9); do
-           ip neigh add 10.1.2.$i dev lb0 lladdr 02:00:00:00:01:0$i nud permanent
+         for i in $(seq {} {}); do
+           for server in 10.1.2.$i fd00:1:2::$i; do
+             ip neigh add $server dev lb0 lladdr 02:00:00:00:01:0$i nud permanent
+           done
          done
          mountpoint -q {BPFFS} || mount -t bpf bpf {BPFFS}",
-        xvs::Mac(cases::MAC)
+        xvs::Mac(cases::MAC),
+        cases::SERVERS.start(),
+        cases::SERVERS.end()
     ));
     lb
 }
@@ -138,14 +142,15 @@ fn measure_paths(groups: &[Vec<Case>]) -> Measured {
     let options = Options::new()
         .instance(&instance)
         .services(64)
-        .destinations(64)
+        .destinations(256)
         .flows(cases::FLOWS)
-        .vlan(1, "10.1.2.0/24".parse().expect("a prefix"));
+        .vlan(1, "10.1.2.0/24".parse().expect("a prefix"))
+        .vlan(1, "fd00:1:2::/64".parse().expect("a prefix"));
     let start = Instant::now();
     let client = Client::with_options(options, &["lb0"]).expect("the balancer starts");
     let started = start.elapsed();
     let destinations: Vec<Destination> =
-        (2..=9).map(|i| Destination::new([10, 1, 2, i].into())).collect();
+        cases::SERVERS.map(|i| Destination::new([10, 1, 2, i].into())).collect();
     for vip in cases::VIPS.map(|vip| vip.parse().expect("an address")) {
         for service in [
             Service::tcp(vip, cases::TCP),
@@ -154,6 +159,10 @@ fn measure_paths(groups: &[Vec<Case>]) -> Measured {
             Service::udp(vip, cases::UDP_PORT),
         ] {
             client.set_service(&service, &destinations).expect("a service");
+        }
+        for way in cases::ways() {
+            let service = Service::tcp(vip, way.port);
+            client.set_service(&service, &way.destinations()).expect("a service");
         }
     }
     let services = client.services().expect("services");

@@ -34,7 +34,11 @@ struct steps_settings {
 /* Frozen before the programs are loaded, so that the verifier folds them. */
 const volatile struct steps_settings settings = {};
 
+#define IPPROTO_ICMPV6 58
+
 #include "../bpf/siphash.h"
+#include "../bpf/checksum.h"
+#include "../bpf/tunnel_sum.h"
 
 struct counters {
 	__u64 counts[8];
@@ -390,6 +394,24 @@ static __always_inline bool step_siphash37(struct step *s)
 	return true;
 }
 PROGRAM(siphash37, SERVICES)
+
+/* As a tunnel does it: from the header of the packet in a datagram, and two
+ * words for what is in front of that. Nothing is read that is not here.
+ */
+static __always_inline bool step_datagram_sum(struct step *s)
+{
+	struct iphdr ip = {
+		.ihl = 5,
+		.protocol = IPPROTO_TCP,
+		.saddr = s->x,
+		.daddr = s->choice,
+	};
+	__u64 sum = inner_sum4(&ip, NULL, s->choice);
+
+	s->x += fold_sum(sum + (__u32)s->x + (s->x >> 32));
+	return true;
+}
+PROGRAM(datagram_sum, SERVICES)
 
 /* A word that no cache has: a number of the run makes each run's differ. */
 static __always_inline __u64 *far_word(struct step *s)

@@ -27,6 +27,7 @@
 #include "fragment.h"
 #include "checksum.h"
 #include "reply.h"
+#include "tunnel_sum.h"
 #include "tunnel.h"
 #include "forward.h"
 #include "icmp.h"

@@ -48,7 +48,8 @@ pub fn make() -> Result<(), String> {
     Ok(())
 }
 
-/// The ratio of each path, or what is wrong with the baseline for these paths.
+/// The ratio of each path but new ones, which are told, or what is wrong with the
+/// baseline for these paths.
 pub fn load(groups: &[Vec<Case>]) -> Result<BTreeMap<String, f64>, String> {
     let value = read(BASELINE).map_err(|e| format!("{e}; {REMEDY}"))?;
     let ratios: BTreeMap<String, f64> =
@@ -59,17 +60,19 @@ pub fn load(groups: &[Vec<Case>]) -> Result<BTreeMap<String, f64>, String> {
         .filter(|case| case.subject != Subject::Reference)
         .map(|case| case.name.as_str())
         .collect();
-    let mut faults: Vec<String> = measured
-        .iter()
-        .filter(|name| !ratios.contains_key(**name))
-        .map(|name| format!("{BASELINE} lacks the path \"{name}\""))
+    let faults: Vec<String> = ratios
+        .keys()
+        .filter(|name| !measured.contains(&name.as_str()))
+        .map(|name| format!("{BASELINE} has \"{name}\", which is no path any more"))
         .collect();
-    let gone = ratios.keys().filter(|name| !measured.contains(&name.as_str()));
-    faults.extend(gone.map(|name| format!("{BASELINE} has \"{name}\", which is no path any more")));
-    if faults.is_empty() {
-        return Ok(ratios);
+    if !faults.is_empty() {
+        return Err(format!("{}\n{REMEDY}", faults.join("\n")));
     }
-    Err(format!("{}\n{REMEDY}", faults.join("\n")))
+    let new: Vec<&str> = measured.into_iter().filter(|name| !ratios.contains_key(*name)).collect();
+    if !new.is_empty() {
+        println!("new, so compared with nothing: \"{}\"\n{REMEDY}", new.join("\", \""));
+    }
+    Ok(ratios)
 }
 
 /// The paths that are worse than they should be.
@@ -90,10 +93,10 @@ pub fn compare(measured: &Measured, ratios: &BTreeMap<String, f64>) -> Vec<Worse
 
 /// Prints the paths that are worse.
 pub fn print(worse: &[Worse]) {
-    println!("{:34}{:>9}{:>9}{:>9}{:>9}", "worse", "baseline", "ratio", "times", "ns more");
+    println!("{:43}{:>9}{:>9}{:>9}{:>9}", "worse", "baseline", "ratio", "times", "ns more");
     for w in worse {
         let Worse { name, right, ratio, more } = w;
-        println!("{name:34}{right:9.2}{ratio:9.2}{:9.2}{more:9.1}", ratio / right);
+        println!("{name:43}{right:9.2}{ratio:9.2}{:9.2}{more:9.1}", ratio / right);
     }
 }
 

@@ -1,6 +1,10 @@
 //! The ways that a packet can take, each with packets that take it.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use xvs::Destination;
+use xvs::Tunnel;
 
 use super::frame::ACK;
 use super::frame::ETHERNET;
@@ -25,6 +29,12 @@ pub const STICKY: u16 = 81;
 pub const TAGGED: u16 = 82;
 /// The id of that VLAN.
 pub const OUT: u16 = 9;
+/// The first one of TCP with destinations behind tunnels.
+const TUNNELLED: u16 = 100;
+/// The last part of the servers' addresses.
+pub const SERVERS: RangeInclusive<u8> = 2..=9;
+/// Octets of a long frame, which fits the MTU behind the headers of any tunnel.
+const LONG: usize = 1400;
 /// The control word of a tag: a priority, but no VLAN, as the host is in none.
 const IN: u16 = 0xa000;
 /// Flows of each family that the tables have room for.
@@ -63,6 +73,8 @@ pub struct Case {
     pub first: u32,
     /// The control word of the tag that a packet leaves with.
     pub tag: Option<u16>,
+    /// The way through a tunnel that it leaves by.
+    pub way: Option<Way>,
 }
 
 impl Case {
@@ -76,6 +88,7 @@ impl Case {
             count: PACKETS,
             first: PACKETS,
             tag: None,
+            way: None,
         }
     }
 
@@ -105,6 +118,64 @@ impl Case {
         self.tag = Some(control);
         self
     }
+
+    fn way(mut self, way: Way) -> Self {
+        self.way = Some(way);
+        self
+    }
+}
+
+/// A way through a tunnel.
+#[derive(Clone)]
+pub struct Way {
+    name: String,
+    /// Of the service with these destinations.
+    pub port: u16,
+    tunnel: Tunnel,
+    servers: Vec<IpAddr>,
+}
+
+impl Way {
+    /// The destinations of its service.
+    pub fn destinations(&self) -> Vec<Destination> {
+        let servers = self.servers.iter();
+        servers.map(|server| Destination::new(*server).tunnel(self.tunnel)).collect()
+    }
+
+    /// Octets that it puts in front of a packet.
+    pub fn overhead(&self) -> usize {
+        self.tunnel.overhead(self.servers[0]) as usize
+    }
+
+    /// Whether it has a checksum over all that it carries.
+    pub fn is_summed(&self) -> bool {
+        self.tunnel.udp().is_some_and(|udp| udp.checksum == Some(true))
+    }
+}
+
+/// All tunnels, to servers of both families.
+pub fn ways() -> Vec<Way> {
+    let (fou, gue) = (Tunnel::fou(5555), Tunnel::gue(6080));
+    let tunnels = [
+        ("IPIP", Tunnel::Ipip),
+        ("GRE", Tunnel::Gre),
+        ("FOU", fou.checksum(false)),
+        ("summed FOU", fou.checksum(true)),
+        ("GUE", gue.checksum(false)),
+        ("summed GUE", gue.checksum(true)),
+    ];
+    let servers: [(_, Vec<IpAddr>); 2] = [
+        ("IPv4", SERVERS.map(|i| [10, 1, 2, i].into()).collect()),
+        ("IPv6", SERVERS.map(|i| [0xfd00, 1, 2, 0, 0, 0, 0, i.into()].into()).collect()),
+    ];
+    let pairs = servers.iter().flat_map(|servers| tunnels.map(|tunnel| (tunnel, servers)));
+    (TUNNELLED..)
+        .zip(pairs)
+        .map(|(port, ((name, tunnel), (family, servers)))| {
+            let name = format!("{name} over {family}");
+            Way { name, port, tunnel, servers: servers.clone() }
+        })
+        .collect()
 }
 
 /// All paths. Those of a group do not disturb each other, and are run in turn;
@@ -127,6 +198,8 @@ pub fn groups() -> Vec<Vec<Case>> {
         steady.extend(family.icmp());
     }
     steady.push(arp());
+    let mut tunnels = vec![reference(USUAL)];
+    tunnels.extend([&v4, &v6].into_iter().flat_map(Family::tunnels));
     let new = |port: u16, kind: &str, first: u32| {
         let mut group = vec![reference(USUAL)];
         for family in [&v4, &v6] {
@@ -137,7 +210,12 @@ pub fn groups() -> Vec<Vec<Case>> {
         }
         group
     };
-    vec![steady, new(42000, "new flow", FEW), new(43000, "new flow, table full", 2 * FLOWS)]
+    vec![
+        steady,
+        tunnels,
+        new(42000, "new flow", FEW),
+        new(43000, "new flow, table full", 2 * FLOWS),
+    ]
 }
 
 /// What differs between IPv4 and IPv6.
@@ -235,6 +313,23 @@ impl Family {
         ]
     }
 
+    /// The same through tunnels, of short and of long frames.
+    fn tunnels(&self) -> Vec<Case> {
+        let hit = |way: Way, length: usize| {
+            let mut name = format!("{} in {}", self.name, way.name);
+            if length != FRAME {
+                name += &format!(", {} octets", grouped(length as u64));
+            }
+            let build = |payload: &[u8]| self.ip().tcp((47000, way.port), ACK, payload);
+            let packets = self.by_clients(filled_to(length, build), 0);
+            Case::new(name, Subject::Xvs("forwarded_flow"), packets).flows(USUAL).way(way)
+        };
+        ways()
+            .into_iter()
+            .flat_map(|way| [FRAME, LONG].map(|length| hit(way.clone(), length)))
+            .collect()
+    }
+
     /// What makes no flow.
     fn without_flow(&self) -> Vec<Case> {
         let case = |name: &str, reason, frame, mask| {
@@ -310,8 +405,12 @@ fn arp() -> Case {
 
 /// A frame with as much payload as it has room for.
 fn filled(build: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    filled_to(FRAME, build)
+}
+
+fn filled_to(length: usize, build: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let headers = build(&[]).len();
-    build(&vec![0; FRAME - headers])
+    build(&vec![0; length - headers])
 }
 
 fn counted(flows: u32) -> String {

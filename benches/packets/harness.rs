@@ -29,7 +29,7 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/packets.skel.rs"));
 }
 
-/// Octets of each frame.
+/// Octets of a frame, unless it is a longer one. So many are written anew.
 pub const FRAME: usize = 128;
 
 /// Makes programs take frames as the data plane does. v5.18: f45d5b6ce2e8 ("bpf:
@@ -47,7 +47,7 @@ pub struct Program(u32);
 /// Frames that differ in some bits of one word.
 #[derive(Clone)]
 pub struct Packets {
-    /// What they have in common, [`FRAME`] octets.
+    /// What they have in common, [`FRAME`] octets or more.
     pub frame: Vec<u8>,
     /// Where the word is.
     pub offset: u32,
@@ -156,16 +156,17 @@ impl Harness {
     }
 
     fn plan(&self, order: Order, program: Program, packets: &Packets, first: u32) {
-        assert_eq!(packets.frame.len(), FRAME);
-        let words = [program.0, packets.mask, first, packets.offset, order.stride, order.shift];
+        let Packets { frame, offset, mask } = packets;
+        let length = frame.len() as u32;
+        let words = [program.0, *mask, first, *offset, order.stride, order.shift, length];
         let mut plan: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        plan.extend(&packets.frame);
+        plan.extend(&frame[..FRAME]);
         self.plans.update(&0u32.to_ne_bytes(), &plan, MapFlags::ANY).expect("the plan fits");
     }
 
     /// The verdict and the frame of the last run, and the time of all.
     fn test_run(&self, frame: &[u8], count: u32) -> io::Result<(u32, Duration, Vec<u8>)> {
-        let mut output = vec![0; FRAME + 64];
+        let mut output = vec![0; frame.len() + 64];
         let mut context = libbpf_sys::xdp_md {
             data_end: frame.len() as u32,
             ingress_ifindex: self.ingress,

@@ -8,6 +8,7 @@ use xvs::Client;
 use super::cases::Case;
 use super::cases::Subject;
 use super::frame::untagged;
+use super::frame::verify;
 use super::harness::Harness;
 use super::harness::IN_ORDER;
 use super::harness::Program;
@@ -135,7 +136,7 @@ impl<'a> Run<'a> {
     /// Makes the flows there are in the order of their numbers: memory that is
     /// laid out in the order in which flows begin is not read in that order.
     fn begin(&mut self) {
-        self.check_tag();
+        self.check_frame();
         let Self { harness, program, case, .. } = self;
         if case.flows.is_some() {
             harness.store(*program, &case.packets, IN_ORDER, case.first);
@@ -145,12 +146,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Sees to it that a packet leaves with the right tag.
-    fn check_tag(&self) {
+    /// Sees to it that a packet leaves with the right tag, or through its tunnel.
+    fn check_frame(&self) {
         let Self { harness, program, case, .. } = self;
         let frame = harness.frame(*program, &case.packets);
         let control = untagged(&frame).map(|(control, _)| control);
         assert_eq!(control, case.tag, "{}: the tag", case.name);
+        if let Some(way) = &case.way {
+            let length = case.packets.frame.len() + way.overhead();
+            assert_eq!(frame.len(), length, "{}: the length", case.name);
+            // No datagram without a checksum, nor another packet, can be verified.
+            assert_eq!(verify(&frame).is_ok(), way.is_summed(), "{}: the checksum", case.name);
+        }
     }
 
     /// Runs so many packets: nanoseconds each.

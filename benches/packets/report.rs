@@ -21,9 +21,9 @@ const SHARE: f64 = 0.0001;
 /// Prints the paths.
 pub fn print_paths(measured: &Measured) {
     let harness = median(&measured.harness);
-    println!("ns per packet of {FRAME} octets, net of the harness ({harness:.1}); {ROUNDS} rounds");
+    println!("ns per frame of {FRAME} octets, net of the harness ({harness:.1}); {ROUNDS} rounds");
     println!("ratio: to the reference with 1,024 flows; same: with as many flows");
-    println!("{:34}{:>9}{:>9}{:>9}{:>9}{:>9}", "", "median", "least", "most", "ratio", "same");
+    println!("{:43}{:>9}{:>9}{:>9}{:>9}{:>9}", "", "median", "least", "most", "ratio", "same");
     for path in &measured.paths {
         let (least, most) = range(&path.times);
         let same = path.same.as_ref().map(|ratios| format!("{:.2}", median(ratios)));
@@ -31,7 +31,7 @@ pub fn print_paths(measured: &Measured) {
         let others: String =
             others.map(|(reason, share)| format!("  {:.2} % {reason}", share * 100.0)).collect();
         println!(
-            "{:34}{:9.1}{least:9.1}{most:9.1}{:9.2}{:>9}{others}",
+            "{:43}{:9.1}{least:9.1}{most:9.1}{:9.2}{:>9}{others}",
             path.name,
             median(&path.times),
             median(&path.ratios),

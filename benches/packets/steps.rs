@@ -74,6 +74,7 @@ pub fn measure(harness: &mut Harness, packets: &Packets) -> Vec<Step> {
         ("LRU hash, key of 40 octets, 1,024 entries", &progs.flow6_lookup),
         ("SipHash-1-3 of 13 octets", &progs.siphash13),
         ("SipHash-1-3 of 37 octets", &progs.siphash37),
+        ("UDP checksum from the one inside (LCO)", &progs.datagram_sum),
         ("bpf_spin_lock and bpf_spin_unlock", &progs.spin_lock),
         ("bpf_xdp_adjust_head", &progs.adjust_head),
     ]
