@@ -419,28 +419,28 @@ impl Dataplane {
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let mut counters = BTreeMap::new();
         let mut add = |whose: &str, stats: &Stats| {
-            for (name, value) in [
+            let traffic = [
                 ("packets", stats.packets),
                 ("octets", stats.octets),
                 ("flows", stats.flows),
                 ("syn", stats.syn),
                 ("fin", stats.fin),
                 ("rst", stats.rst),
-            ] {
-                counters.insert(format!("{whose} {name}"), value);
-            }
-            for (name, value) in stats.reasons.iter() {
-                counters.insert(format!("{whose} {name}"), value);
+            ];
+            for (name, value) in traffic.into_iter().chain(stats.reasons.iter()) {
+                if value != 0 {
+                    counters.insert(format!("{whose} {name}"), value);
+                }
             }
         };
         add("all", &self.client.info().expect("info").stats);
         for vip in self.client.vips().expect("VIPs") {
             add(&format!("{}", vip.address), &vip.stats);
         }
-        for service in self.client.services().expect("services") {
+        for (service, destinations) in self.client.all().expect("services") {
             let name = service.service.to_string();
             add(&name, &service.stats);
-            for destination in self.client.destinations(&service.service).expect("destinations") {
+            for destination in destinations {
                 let name = format!("{name} at {}", destination.destination.address);
                 add(&name, &destination.stats);
             }
