@@ -1,5 +1,7 @@
 //! End to end: real sockets in network namespaces, through a balancer.
 
+#[path = "common/following.rs"]
+mod following;
 #[path = "common/lab.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod lab;

@@ -11,6 +11,8 @@
 //! bridge the client is in 10.1.9.0/24 and fd00:1:9::/64, where `lb` has an
 //! `eth1`, and the backends' answers are routed by `sw`. On a trunk `lb` has
 //! both subnets on `eth0`, in VLANs 20 and 90, and backends are in both by turns.
+//! Behind routers all backends are in the second subnet, to which `r1..rM` lead
+//! from the first; what answers is routed by `sw`.
 
 use std::fmt::Write;
 use std::fs;
@@ -117,10 +119,22 @@ pub struct Lab {
     pub lb: Namespace,
     /// The switch; its ports are named like what they lead to.
     pub sw: Namespace,
+    /// The routers between the two subnets, r1 first, if there are any.
+    pub routers: Vec<Router>,
     directory: Directory,
     is_bonded: bool,
     // One lab at a time: the tests measure times, and the machine may be small.
     _turn: MutexGuard<'static, ()>,
+}
+
+/// A router with an interface in each subnet, named `eth2` and `eth9`.
+pub struct Router {
+    /// Its addresses in the subnet of `lb`: of IPv4, IPv6, and that link alone.
+    pub gateways: [IpAddr; 3],
+    /// The hardware address that `eth2` has at first.
+    pub mac: [u8; 6],
+    /// Where it is.
+    pub namespace: Namespace,
 }
 
 /// How `lb` is connected.
@@ -128,6 +142,7 @@ pub struct Lab {
 enum Wiring {
     OneSubnet,
     TwoInterfaces,
+    Routed,
     Trunk,
     Bond(Bonding),
 }
@@ -146,6 +161,7 @@ impl Wiring {
     const fn subnet(self, backend: usize) -> u8 {
         match self {
             Self::Trunk | Self::Bond(_) if backend.is_multiple_of(2) => 9,
+            Self::Routed => 9,
             _ => 2,
         }
     }
@@ -160,6 +176,13 @@ impl Lab {
     /// A lab whose client is behind a second interface of `lb`.
     pub fn with_two_subnets(backends: usize) -> Self {
         Self::build(backends, Wiring::TwoInterfaces)
+    }
+
+    /// A lab whose backends are behind so many routers. `lb` has no routes yet.
+    pub fn behind_routers(backends: usize, routers: u8) -> Self {
+        let mut lab = Self::build(backends, Wiring::Routed);
+        lab.routers = (1..=routers).map(|number| lab.make_router(number)).collect();
+        lab
     }
 
     /// A lab with both subnets in VLANs of the one interface of `lb`. The kernel
@@ -186,14 +209,16 @@ impl Lab {
             client: Namespace::new("client"),
             lb: Namespace::new("lb"),
             sw: Namespace::new("sw"),
+            routers: Vec::new(),
             directory: Directory::new(),
             is_bonded: matches!(wiring, Wiring::Bond(_)),
             _turn: turn,
         };
-        let subnet = if wiring == Wiring::OneSubnet { 2 } else { 9 };
+        let is_near = matches!(wiring, Wiring::OneSubnet | Wiring::Routed);
+        let subnet = if is_near { 2 } else { 9 };
         lab.set_up_switch();
         match wiring {
-            Wiring::OneSubnet => lab.plug_balancer(),
+            Wiring::OneSubnet | Wiring::Routed => lab.plug_balancer(),
             Wiring::TwoInterfaces => {
                 lab.plug_balancer();
                 lab.plug(&lab.lb, "eth1", "lb1", "02:00:00:00:01:01", 9);
@@ -355,6 +380,25 @@ END
             let _ = writeln!(batch, "addr add fd00:1:{subnet}::{number}/64 dev {interface} nodad");
         }
         host.sh(&format!("ip -batch - <<END\n{batch}END"));
+    }
+
+    fn make_router(&self, number: u8) -> Router {
+        let namespace = Namespace::new(&format!("r{number}"));
+        let host = 200 + number;
+        let mac = |subnet: u8| [2, 0, 0, 0, subnet, host];
+        for subnet in [2, 9] {
+            let (interface, port) = (format!("eth{subnet}"), format!("r{number}eth{subnet}"));
+            let mac = mac(subnet).map(|octet| format!("{octet:02x}")).join(":");
+            self.plug(&namespace, &interface, &port, &mac, subnet);
+            self.address(&namespace, &interface, subnet, host.into()..=host.into());
+        }
+        namespace.sh(&format!(
+            "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+             ip address add fe80::{host}/64 dev eth2 nodad"
+        ));
+        let gateways =
+            [format!("10.1.2.{host}"), format!("fd00:1:2::{host}"), format!("fe80::{host}")];
+        Router { gateways: gateways.map(|address| ip(&address)), mac: mac(2), namespace }
     }
 
     fn set_up_backend(&self, backend: &Backend, mac: &str) {

@@ -1,0 +1,52 @@
+//! What a router says about a tunnel's packets is learned, and told to clients.
+
+use xvs::Destination;
+use xvs::Mode;
+use xvs::Service;
+use xvs::Tunnel;
+
+use crate::FOU;
+use crate::GUE;
+use crate::address;
+use crate::balancer;
+use crate::lab::Lab;
+use crate::lab::vip;
+use crate::options;
+use crate::serve;
+use crate::take_out;
+use crate::title;
+use crate::upload::upload;
+use crate::web::PORT;
+use crate::web::Web;
+
+#[test]
+fn the_mtu_of_a_path_is_learned_and_told() {
+    let lab = Lab::behind_routers(1, 1);
+    let _web = Web::start_all(&lab);
+    let _decap = take_out(&lab, Mode::Native);
+    let router = &lab.routers[0];
+    lab.lb.sh(&format!(
+        "ip route add 10.1.9.0/24 via {}
+         ip route add fd00:1:9::/64 via {}",
+        router.gateways[0], router.gateways[1]
+    ));
+    let balancer = balancer(&lab, options(&lab));
+    // An MTU that is learned holds for ten minutes, so each is smaller than the last.
+    let mut mtu = 1_500;
+    for family in [0, 1] {
+        let server = address(&lab.backends[0], family);
+        for tunnel in [Tunnel::Ipip, Tunnel::Gre, Tunnel::fou(FOU[0]), Tunnel::gue(GUE)] {
+            for number in [0, 1] {
+                // The least of IPv6 are 1,280 octets, inside as well as outside.
+                mtu -= 10;
+                router.namespace.sh(&format!("ip link set eth9 mtu {mtu}"));
+                let to = vip(number, PORT);
+                let service = Service::tcp(to.ip(), to.port());
+                println!("{}, {mtu} octets:", title(tunnel, to.ip(), server));
+                let _ = balancer.remove_service(&service);
+                serve(&balancer, &service, &[Destination::new(server).tunnel(tunnel)]);
+                upload(&lab, &balancer, &service, 300_000, mtu - tunnel.overhead(server));
+            }
+        }
+    }
+}
