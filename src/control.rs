@@ -30,6 +30,7 @@ use crate::Service;
 use crate::ServiceKey;
 use crate::Tunnel;
 use crate::VlanStatus;
+use crate::bpf::Gate;
 use crate::bpf::Maps;
 use crate::bpf::ServiceRecord;
 use crate::bpf::address_octets;
@@ -97,6 +98,8 @@ pub(crate) struct Control {
     /// Whether what [`Self::neighbours`] follows from may have changed.
     pub(crate) neighbours_changed: bool,
     vips: BTreeMap<IpAddr, Virtual>,
+    /// The gate as it was written last.
+    gate: Box<Gate>,
     limits: Limits,
     service_ids: Ids,
     vip_ids: Ids,
@@ -142,6 +145,7 @@ impl Control {
             stale: BTreeSet::new(),
             neighbours_changed: true,
             vips: BTreeMap::new(),
+            gate: Box::default(),
             limits: Limits {
                 services: options.services,
                 destinations: options.destinations,

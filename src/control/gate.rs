@@ -13,7 +13,7 @@ use crate::ports::Exit;
 impl Control {
     /// Writes the filter anew. A VIP's bit may stay a moment too long, which
     /// costs a lookup; it is never missing.
-    pub(super) fn write_gate(&self) {
+    pub(super) fn write_gate(&mut self) {
         let mut gate = Gate::default();
         for vip in self.vips.keys() {
             let bit = filter_bit(*vip);
@@ -32,7 +32,11 @@ impl Control {
         for (index, backup) in gate.backups.iter_mut().zip(backups) {
             *index = backup.index;
         }
+        if is_same(&gate, &self.gate) {
+            return;
+        }
         self.maps.gate.write(0, &gate);
+        self.gate = Box::new(gate);
     }
 
     /// What is stacked on the ports and up, with the way that its frames take.
@@ -64,6 +68,10 @@ impl Control {
         }
         macs
     }
+}
+
+fn is_same(a: &Gate, b: &Gate) -> bool {
+    a.filter == b.filter && a.macs == b.macs && a.vlans == b.vlans && a.backups == b.backups
 }
 
 /// The bit of an address, as `gate_has_vip` in `bpf/packet.h` finds it.
