@@ -7,12 +7,6 @@
 #ifndef XVS_FRAGMENT_H
 #define XVS_FRAGMENT_H
 
-static __always_inline void copy_address(__u8 *to, const struct in6_addr *from)
-{
-	((__u64 *)to)[0] = ((const __u64 *)from)[0];
-	((__u64 *)to)[1] = ((const __u64 *)from)[1];
-}
-
 /* Reads the addresses of the frame's packet again. */
 static __always_inline int fragment_addresses(struct xdp_md *ctx, __u32 shape,
 					      struct xvs_fragment_key *key)
@@ -26,8 +20,8 @@ static __always_inline int fragment_addresses(struct xdp_md *ctx, __u32 shape,
 	if (shape & SHAPE_V6) {
 		if ((void *)(ip6 + 1) > end)
 			return -1;
-		copy_address(key->saddr, &ip6->saddr);
-		copy_address(key->daddr, &ip6->daddr);
+		__builtin_memcpy(key->saddr, &ip6->saddr, 16);
+		__builtin_memcpy(key->daddr, &ip6->daddr, 16);
 	} else {
 		if ((void *)(ip4 + 1) > end)
 			return -1;

@@ -99,39 +99,42 @@ static __always_inline int reply_echo(struct packet *p)
 	return XVS_ECHO_REPLIED;
 }
 
-/* Takes a place in a stream of ICMP errors, if one is free: `next` is when its
- * next one is due.
- */
-static __always_inline bool icmp_due(__u64 *next, __u64 now, __u64 interval,
-				     __u64 burst)
-{
-	__u64 due = READ_ONCE(*next);
+_Static_assert(XVS_ICMP_SOURCES == 1 << 12, "as many as a hash of 12 bits");
 
-	if (due > now + burst)
-		return false;
-	WRITE_ONCE(*next, (due > now ? due : now) + interval);
-	return true;
-}
-
-/* Whether an error may go to the packet's source: neither it nor this CPU has
- * had its share (RFC 1812, section 4.3.2.8; RFC 4443, section 2.4 (f)). Sources
- * are told apart by a secret hash. What CPUs count at once may be counted once.
+/* When the next ICMP error to the packet's source is due. Sources are told apart
+ * by a secret hash.
  */
-static __always_inline bool icmp_permitted(struct packet *p)
+static __always_inline __u64 *icmp_source(struct packet *p)
 {
 	__u64 source = p->key.saddr[0] ^
 		       p->key.saddr[1] * 0x9e3779b97f4a7c15ULL;
-	__u64 now = bpf_ktime_get_ns();
-	__u64 *next;
-	__u32 index;
+	__u32 index = (source ^ settings.flow_k0) * settings.flow_k1 >> 52;
 
-	index = (source ^ settings.flow_k0) * settings.flow_k1 >> 52;
-	next = bpf_map_lookup_elem(&icmp_sources, &index);
-	return next &&
-	       icmp_due(next, now, settings.icmp_source_interval,
-			settings.icmp_source_burst) &&
-	       icmp_due(&p->cpu->icmp_next, now, settings.icmp_interval,
-			settings.icmp_burst);
+	return bpf_map_lookup_elem(&icmp_sources, &index);
+}
+
+/* Takes a place in this CPU's stream of ICMP errors, and in that to the packet's
+ * source, if one is free in both (RFC 1812, section 4.3.2.8; RFC 4443, section
+ * 2.4 (f)). What CPUs send to one source at once may count once.
+ */
+static __always_inline bool icmp_permitted(struct packet *p)
+{
+	__u64 now = bpf_ktime_get_ns();
+	__u64 *source = icmp_source(p);
+	__u64 due, cpu_due;
+
+	if (!source)
+		return false;
+	due = READ_ONCE(*source);
+	cpu_due = p->cpu->icmp_next;
+	if (due > now + settings.icmp_source_burst ||
+	    cpu_due > now + settings.icmp_burst)
+		return false;
+	WRITE_ONCE(*source,
+		   (due > now ? due : now) + settings.icmp_source_interval);
+	p->cpu->icmp_next =
+		(cpu_due > now ? cpu_due : now) + settings.icmp_interval;
+	return true;
 }
 
 /* Makes the frame as long as `whole` octets, with `room` octets of headers in

@@ -46,6 +46,8 @@ static __always_inline __u64 tunnel_hash(struct packet *p)
 	       settings.flow_k1;
 }
 
+_Static_assert(XVS_PATHS == 1 << 2, "as many as two bits of a hash");
+
 /* The way of a packet through the tunnel of a slot's destination. */
 static __always_inline struct xvs_tunnel *tunnel_find(__u32 slot, __u64 hash)
 {

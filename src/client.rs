@@ -489,7 +489,7 @@ fn settings(options: &Options, generic: bool) -> Result<Settings> {
         // A tenth of a second's worth at once.
         icmp_burst: 100_000_000,
         icmp_source_interval: source_interval,
-        icmp_source_burst: ICMP_SOURCE_BURST * source_interval,
+        icmp_source_burst: (ICMP_SOURCE_BURST - 1) * source_interval,
     })
 }
 

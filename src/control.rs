@@ -251,8 +251,8 @@ impl Control {
         for (address, destination) in wanted {
             let old = self.services.get(&key).and_then(|b| b.targets.get(&address));
             // A server's neighbour is not that of a tunnel to it.
-            let is_direct = |d: &Destination| d.tunnel == Tunnel::None;
-            let same = old.filter(|t| is_direct(&t.destination) == is_direct(&destination));
+            let is_direct = destination.tunnel == Tunnel::None;
+            let same = old.filter(|t| t.is_direct() == is_direct);
             let last = same.map_or_else(Vec::new, |t| t.ways.clone());
             let slot = match old.map(|t| t.slot) {
                 Some(slot) => slot,
@@ -337,8 +337,10 @@ impl Control {
         }
         self.write_service(&balanced, vip);
         let old = self.services.get(&key);
-        self.neighbours_changed |=
-            old.is_none_or(|old| !old.targets.keys().eq(balanced.targets.keys()));
+        self.neighbours_changed |= old.is_none_or(|old| {
+            let asked = |t: &Target| (t.destination.address, t.is_direct());
+            !old.targets.values().map(asked).eq(balanced.targets.values().map(asked))
+        });
 
         match self.services.insert(key, balanced) {
             None => self.publish(key, vip),

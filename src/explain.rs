@@ -154,7 +154,7 @@ impl Instance {
             Explanation::new(Verdict::Forward, "forwarded_flow")
         };
         explanation.flow = self.flow(&flow, now);
-        explanation.destination = Some(self.destination_of_slot(flow.slot));
+        explanation.destination = Some(self.destination_of_slot(flow.slot, self.path(tuple)));
         Ok(explanation)
     }
 
@@ -177,7 +177,7 @@ impl Instance {
         };
         let mut explanation = Explanation::new(Verdict::Forward, chosen(syn));
         explanation.table_index = Some(index);
-        explanation.destination = Some(self.destination_of_slot(slot));
+        explanation.destination = Some(self.destination_of_slot(slot, self.path(tuple)));
         Ok(explanation)
     }
 
@@ -200,7 +200,7 @@ impl Instance {
         explanation.shares = counts
             .into_iter()
             .map(|(slot, count)| {
-                let address = self.destination_of_slot(slot).destination.address;
+                let address = self.destination_of_slot(slot, 0).destination.address;
                 (address, f64::from(count) / f64::from(size))
             })
             .collect();
@@ -231,8 +231,15 @@ impl Instance {
             && destination.protocol == record.protocol
     }
 
-    fn destination_of_slot(&self, slot: u32) -> DestinationExtended {
-        self.destination(slot, &self.maps.destination_infos.read(slot))
+    fn destination_of_slot(&self, slot: u32, path: u32) -> DestinationExtended {
+        self.destination_by(slot, &self.maps.destination_infos.read(slot), path)
+    }
+
+    /// The way of a packet through a tunnel, as `tunnel_find` in `bpf/tunnel.h` has it.
+    fn path(&self, tuple: &FlowKey) -> u32 {
+        let settings = self.settings();
+        let hash = tuple.hash(HashKey { k0: settings.k0, k1: settings.k1 });
+        (hash >> 62) as u32
     }
 
     fn settings(&self) -> Settings {

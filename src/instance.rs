@@ -263,20 +263,34 @@ impl Instance {
 
     /// The destination of a slot.
     pub(crate) fn destination(&self, slot: u32, info: &DestinationInfo) -> DestinationExtended {
-        let record = self.maps.destinations.read(slot);
-        let known = record.way.ifindex != 0;
+        self.destination_by(slot, info, 0)
+    }
+
+    /// The same as packets reach it by one of the ways through its tunnel.
+    pub(crate) fn destination_by(
+        &self,
+        slot: u32,
+        info: &DestinationInfo,
+        path: u32,
+    ) -> DestinationExtended {
         let tunnel = info.tunnel();
-        let source = self.maps.tunnels.read(slot * PATHS).source;
+        let (way, source) = if tunnel == Tunnel::None {
+            (self.maps.destinations.read(slot).way, None)
+        } else {
+            let record = self.maps.tunnels.read(slot * PATHS + path);
+            (record.way, Some(octets_address(record.source)))
+        };
+        let known = way.ifindex != 0;
         DestinationExtended {
             destination: Destination::new(octets_address(info.address))
                 .tunnel(tunnel)
                 .weight(info.weight)
                 .disabled(info.disabled != 0),
             status: status(info),
-            mac: known.then_some(Mac(record.way.mac)),
-            interface: known.then_some(record.way.ifindex),
-            mtu: known.then_some(record.way.mtu),
-            source: (known && tunnel != Tunnel::None).then(|| octets_address(source)),
+            mac: known.then_some(Mac(way.mac)),
+            interface: known.then_some(way.ifindex),
+            mtu: known.then_some(way.mtu),
+            source: source.filter(|_| known),
             stats: self.traffic(slot, info),
         }
     }

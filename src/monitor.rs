@@ -124,7 +124,9 @@ impl Monitor {
             }
         }
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1));
-        match poll(&mut files, timeout.unwrap_or(PollTimeout::MAX)) {
+        let polled = poll(&mut files, timeout.unwrap_or(PollTimeout::MAX));
+        let heard = files[2..].iter().any(|file| file.any() == Some(true));
+        match polled {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => self.tell(format!("poll: {errno}")),
         }
@@ -138,7 +140,9 @@ impl Monitor {
             control.observe();
         }
         drop(control);
-        self.hear_routers();
+        if heard {
+            self.hear_routers();
+        }
         self.rebuild();
         self.attach();
         match changes {
@@ -158,18 +162,12 @@ impl Monitor {
     /// Learns path MTUs from what routers said.
     fn hear_routers(&mut self) {
         let now = Instant::now();
-        if now < self.icmp_due {
-            return;
-        }
         let Some(icmp) = &mut self.icmp else {
             return;
         };
+        self.icmp_due = now + HEAR;
         match icmp.read() {
-            Ok(errors) if errors.is_empty() => {}
-            Ok(errors) => {
-                self.icmp_due = now + HEAR;
-                self.shared.control().learn(&errors, now);
-            }
+            Ok(errors) => self.shared.control().learn(&errors, now),
             Err(error) => {
                 self.icmp_due = now + ASK;
                 self.tell(format!("ICMP errors about tunnels cannot be read: {error}"));

@@ -270,18 +270,38 @@ impl Control {
         let tunnels = self.outers();
         let mut changed = false;
         for error in errors {
-            if pathmtu::matches(error, &tunnels, |address| self.observed.is_own(address)) {
-                let server = error.destination;
-                if self.path_mtus.learn(server, error.mtu, now) {
-                    let mtu = self.path_mtus.mtu(server);
-                    self.events.push(Event::PathMtu { server, mtu });
-                    changed = true;
-                }
+            let (server, mtu) = (error.destination, error.mtu);
+            let sent = pathmtu::matches(error, &tunnels, |source| self.sends(server, source));
+            // Nobody needs to tell that there is room for what is sent.
+            let known = self.path_mtus.mtu(server).is_some();
+            if !sent || !known && self.longest(server).is_none_or(|longest| mtu >= longest) {
+                continue;
+            }
+            if self.path_mtus.learn(server, mtu, now) {
+                let mtu = self.path_mtus.mtu(server);
+                self.events.push(Event::PathMtu { server, mtu });
+                changed = true;
             }
         }
         if changed {
             self.refresh();
         }
+    }
+
+    /// The ways through all tunnels to a server.
+    fn ways_to(&self, server: IpAddr) -> impl Iterator<Item = &Way> {
+        let targets = self.services.values().filter_map(move |b| b.targets.get(&server));
+        targets.filter(|target| !target.is_direct()).flat_map(|target| &target.ways)
+    }
+
+    /// Whether packets in tunnels to a server come from this address.
+    fn sends(&self, server: IpAddr, source: IpAddr) -> bool {
+        self.ways_to(server).any(|way| way.local == source)
+    }
+
+    /// The longest packet that is sent to a server, with a tunnel's headers.
+    fn longest(&self, server: IpAddr) -> Option<u32> {
+        self.ways_to(server).map(|way| way.hop.mtu).max()
     }
 
     /// Forgets path MTUs that are too old, or whose servers are gone;

@@ -36,7 +36,7 @@ impl Control {
             return;
         }
         self.maps.gate.write(0, &gate);
-        self.gate = Box::new(gate);
+        *self.gate = gate;
     }
 
     /// What is stacked on the ports and up, with the way that its frames take.

@@ -8,7 +8,6 @@ use super::ways::checksum_code;
 use super::ways::way_record;
 use crate::DestinationStatus;
 use crate::ServiceKey;
-use crate::Tunnel;
 use crate::VlanStatus;
 use crate::bpf::DestinationInfo;
 use crate::bpf::DestinationRecord;
@@ -60,7 +59,7 @@ impl Control {
             // A packet may be on its way with what it has read.
             None => WayRecord { ifindex: 0, mtu: 0, ..old.way },
         };
-        if target.destination.tunnel != Tunnel::None {
+        if !target.is_direct() {
             // SANITY: the headers of any tunnel are at most 52 octets.
             record.overhead = target.overhead() as u8;
             self.write_tunnel(target);

@@ -20,6 +20,11 @@ use crate::discovery::NextHop;
 use crate::routing::Way;
 
 impl Target {
+    /// Whether packets go to it as they are.
+    pub(super) fn is_direct(&self) -> bool {
+        self.destination.tunnel == Tunnel::None
+    }
+
     /// The octets of its tunnel's headers.
     pub(super) const fn overhead(&self) -> u32 {
         self.destination.tunnel.overhead(self.destination.address)
@@ -38,7 +43,7 @@ impl Control {
         for (path, way) in (0..).zip(ways) {
             let index = target.slot * PATHS + path;
             let old = self.maps.tunnels.read(index);
-            let new = TunnelRecord { version: old.version, ..tunnel_record(target, way, &old) };
+            let new = tunnel_record(target, way, &old);
             if records_differ(&old, &new) {
                 // A packet takes no way that it has seen an odd version of.
                 let writing = old.version | 1;

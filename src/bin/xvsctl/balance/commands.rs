@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use xvs::Destination;
+use xvs::Tunnel;
 
 /// One line of input: what becomes of a real server in every service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +44,13 @@ impl FromStr for Command {
 }
 
 impl Command {
-    /// The destinations as the command wants them.
-    pub fn apply(self, destinations: &[Destination]) -> Result<Vec<Destination>, String> {
+    /// The destinations as the command wants them; a new one is reached by a tunnel
+    /// like the others.
+    pub fn apply(
+        self,
+        destinations: &[Destination],
+        tunnel: Tunnel,
+    ) -> Result<Vec<Destination>, String> {
         let mut all = destinations.to_vec();
         let position = |real: IpAddr| all.iter().position(|d| d.address == real);
         let known = |real| position(real).ok_or_else(|| format!("there is no destination {real}"));
@@ -64,7 +70,7 @@ impl Command {
             Self::Add(real) if position(real).is_some() => {
                 return Err(format!("there is a destination {real} already"));
             }
-            Self::Add(real) => all.push(Destination::new(real)),
+            Self::Add(real) => all.push(Destination::new(real).tunnel(tunnel)),
             Self::Remove(real) => {
                 let index = known(real)?;
                 all.remove(index);
@@ -83,7 +89,7 @@ mod tests {
     use super::*;
 
     fn apply(line: &str, to: &[Destination]) -> Result<Vec<Destination>, String> {
-        line.parse::<Command>()?.apply(to)
+        line.parse::<Command>()?.apply(to, Tunnel::gue(6080))
     }
 
     #[test]
@@ -96,7 +102,9 @@ mod tests {
         let disabled = apply(" disable  10.1.2.3 ", &two).unwrap();
         assert_eq!(apply("enable 10.1.2.3", &disabled).unwrap(), two);
         assert_eq!(apply("weight 10.1.2.4 7", &two).unwrap()[1].weight, 7);
-        assert_eq!(apply("add 10.1.2.5", &two).unwrap().len(), 3);
+        let added = apply("add 10.1.2.5", &two).unwrap();
+        assert_eq!(added[..2], two);
+        assert_eq!(added[2..], [Destination::new(address(5)).tunnel(Tunnel::gue(6080))]);
         assert_eq!(apply("remove 10.1.2.3", &two).unwrap(), two[1..]);
         assert_eq!("quit".parse(), Ok(Command::Quit));
     }

@@ -15,6 +15,7 @@ use xvs::DestinationStatus;
 use xvs::Event;
 use xvs::Service;
 use xvs::ServiceStatus;
+use xvs::Tunnel;
 
 use super::commands::Command;
 use super::input::Input;
@@ -45,6 +46,8 @@ pub struct Balancer {
     services: Vec<Service>,
     /// Those of every service.
     destinations: Vec<Destination>,
+    /// How packets travel to all of them.
+    tunnel: Tunnel,
     progress: Progress,
     started: Instant,
     json: bool,
@@ -58,8 +61,9 @@ impl Balancer {
         destinations: Vec<Destination>,
         json: bool,
     ) -> Self {
-        let progress = Progress::Waiting;
-        Self { client, services, destinations, progress, started: Instant::now(), json }
+        let (progress, started) = (Progress::Waiting, Instant::now());
+        let tunnel = destinations.first().map_or(Tunnel::None, |first| first.tunnel);
+        Self { client, services, destinations, tunnel, progress, started, json }
     }
 
     /// Works until there is a reason to stop, and returns that.
@@ -209,7 +213,7 @@ impl Balancer {
 
     /// Changes the destinations of all services, or of none.
     fn change(&mut self, command: Command) -> Result<Command, String> {
-        let destinations = command.apply(&self.destinations)?;
+        let destinations = command.apply(&self.destinations, self.tunnel)?;
         if destinations == self.destinations {
             return Ok(command);
         }
