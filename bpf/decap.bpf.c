@@ -5,21 +5,23 @@
  * A packet's way: parse from the outside in, verify, take the tunnel off, count.
  * Each packet ends with one reason; its verdict follows from that:
  *
- *   passed, not an octet changed
+ *   passed, not an octet changed: not certainly from a balancer for a VIP
  *     not_tunnel      neither IPIP, GRE with IP in it, nor to the port of FOU or
  *                     GUE; later fragments of UDP, whose port nobody knows
  *     foreign_source  a tunnel, but not from a balancer
  *     not_local       from a balancer, but not to an address of this host
- *     not_vip         what is inside is for no VIP
- *   passed without its tunnel, Ethernet addresses and tag kept
- *     ipip, gre, fou, gue
- *   dropped: from a balancer, of a tunnel, and not to be trusted with the stack
- *     malformed       a length or version that contradicts another one, or a
- *                     header that is not all there
+ *     outer_malformed a length or version that contradicts another one, or a
+ *                     header that is not all there, up to the inner destination
  *     outer_options   IPv4 options or IPv6 extension headers outside
  *     outer_fragment  a fragment outside
  *     unsupported     GRE or GUE of another version, GRE with a checksum, GUE
  *                     with a control message, optional fields or no IP in it
+ *     not_vip         what is inside is for no VIP
+ *   passed without its tunnel, Ethernet addresses and tag kept
+ *     ipip, gre, fou, gue
+ *   dropped: from a balancer for a VIP, and not to be trusted with the stack
+ *     malformed       the inner packet's lengths contradict each other or those
+ *                     of the tunnel
  *     nested          a tunnel in the tunnel
  *     outer_checksum  the outer IPv4 header's is wrong
  *     udp_checksum    the outer UDP header's is wrong, or is right and the inner
@@ -29,7 +31,9 @@
  *     ce_not_ect      congestion that the inner packet cannot carry on
  *
  * The first of these that fits is the one, in the order of the headers: whose
- * packet it is comes before what is wrong with it.
+ * packet it is comes before what is wrong with it. The same two hosts may have
+ * other tunnels between them, which send what a balancer never does (ip6tnl's
+ * encapsulation limit, fragments, GRE with checksums): theirs is the stack's.
  */
 #define BPF_NO_PRESERVE_ACCESS_INDEX
 #include <vmlinux-6.18.h>

@@ -239,7 +239,7 @@ static __always_inline int parse_outer4(struct tunnel *t, struct iphdr *ip)
 	if (!(roles_of4(ip->daddr) & XVS_DECAP_LOCAL))
 		return XVS_DECAP_NOT_LOCAL;
 	if (ip->version != 4 || header < sizeof(*ip) || t->length < header)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	t->options = header - sizeof(*ip);
 	t->fragment = where;
 	t->ecn = ip->tos & 3;
@@ -273,7 +273,7 @@ static __always_inline int parse_outer6(struct xdp_md *ctx, struct tunnel *t,
 	if (!(roles_of6(&ip->daddr) & XVS_DECAP_LOCAL))
 		return XVS_DECAP_NOT_LOCAL;
 	if (ip->version != 6)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	t->options = chain.options;
 	t->fragment = chain.fragment;
 	t->ecn = ((__u8 *)ip)[1] >> 4 & 3;
@@ -284,7 +284,7 @@ static __always_inline int parse_outer6(struct xdp_md *ctx, struct tunnel *t,
 static __always_inline int step(struct tunnel *t, __u64 octets)
 {
 	if (t->left < octets)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	t->offset += octets;
 	t->left -= octets;
 	return CONTINUE;
@@ -296,10 +296,7 @@ static __always_inline int parse_gre(struct tunnel *t)
 	__u32 flags;
 
 	if (t->left < sizeof(*gre) || (void *)(gre + 1) > t->end)
-		return XVS_DECAP_MALFORMED;
-	flags = host16(gre->flags);
-	if (flags & GRE_UNSUPPORTED)
-		return XVS_DECAP_UNSUPPORTED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	switch (gre->protocol) {
 	case bpf_htons(ETH_P_IP):
 		t->inner = 4;
@@ -311,6 +308,9 @@ static __always_inline int parse_gre(struct tunnel *t)
 		/* Such as Ethernet: another tunnel between the same hosts. */
 		return XVS_DECAP_NOT_TUNNEL;
 	}
+	flags = host16(gre->flags);
+	if (flags & GRE_UNSUPPORTED)
+		return XVS_DECAP_UNSUPPORTED;
 	return step(t, sizeof(*gre) + !!(flags & GRE_KEY) * 4 +
 			       !!(flags & GRE_SEQUENCE) * 4);
 }
@@ -321,9 +321,10 @@ static __always_inline int parse_fou(struct tunnel *t)
 	__u8 *first = header_at(t, t->offset);
 
 	if (!t->left || (void *)(first + 1) > t->end)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	t->inner = *first >> 4;
-	return t->inner == 4 || t->inner == 6 ? CONTINUE : XVS_DECAP_MALFORMED;
+	return t->inner == 4 || t->inner == 6 ? CONTINUE :
+						XVS_DECAP_OUTER_MALFORMED;
 }
 
 static __always_inline int parse_gue(struct tunnel *t)
@@ -331,7 +332,7 @@ static __always_inline int parse_gue(struct tunnel *t)
 	struct gue *gue = header_at(t, t->offset);
 
 	if (t->left < sizeof(*gue) || (void *)(gue + 1) > t->end)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	if (gue->form != GUE_PLAIN || gue->flags)
 		return XVS_DECAP_UNSUPPORTED;
 	switch (gue->protocol) {
@@ -354,9 +355,9 @@ static __always_inline int parse_udp(struct tunnel *t)
 	__u32 *words = (void *)udp;
 
 	if (t->left < sizeof(*udp) || (void *)(udp + 1) > t->end)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	if (host16(udp->len) != t->left)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	t->udp = udp;
 	t->udp_sum = (__u64)words[0] + words[1];
 	t->offset += sizeof(*udp);
@@ -364,11 +365,13 @@ static __always_inline int parse_udp(struct tunnel *t)
 	return t->kind == XVS_DECAP_FOU ? parse_fou(t) : parse_gue(t);
 }
 
-/* What is between the outer IP header and the inner one. */
+/* What is between the outer IP header and the inner one. Whatever is wrong there,
+ * it is not known yet that the packet is for a VIP, so that it is left as it is.
+ */
 static __always_inline int parse_tunnel(struct tunnel *t)
 {
 	if (sizeof(*t->eth) + t->tag + t->length > t->frame)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	if (t->options)
 		return XVS_DECAP_OUTER_OPTIONS;
 	if (t->fragment)
@@ -406,7 +409,7 @@ static __always_inline int parse_inner4(struct tunnel *t)
 
 	if (t->left < sizeof(*ip) || (void *)(ip + 1) > t->end ||
 	    ip->version != 4)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	if (!(roles_of4(ip->daddr) & XVS_DECAP_VIP))
 		return XVS_DECAP_NOT_VIP;
 	header = ip->ihl * 4;
@@ -427,7 +430,7 @@ static __always_inline int parse_inner6(struct xdp_md *ctx, struct tunnel *t)
 
 	if (t->left < sizeof(*ip) || (void *)(ip + 1) > t->end ||
 	    ip->version != 6)
-		return XVS_DECAP_MALFORMED;
+		return XVS_DECAP_OUTER_MALFORMED;
 	if (!(roles_of6(&ip->daddr) & XVS_DECAP_VIP))
 		return XVS_DECAP_NOT_VIP;
 	chain.offset = t->offset + sizeof(*ip);

@@ -31,7 +31,8 @@ use crate::service::address_fault;
 /// An XDP program does that to packets from the balancers to the host's own
 /// addresses which carry one for a virtual address: IP-in-IP, GRE (RFC 2784, with
 /// key and sequence number of RFC 2890), FOU and GUE, over and with both families.
-/// Others are left as they are. The host needs no tunnel devices.
+/// Others are left as they are, those of other tunnels between the same hosts too.
+/// The host needs no tunnel devices.
 ///
 /// ```no_run
 /// use xvs::{Decap, DecapOptions};
@@ -280,72 +281,103 @@ impl DecapOptions {
     }
 }
 
-/// Makes [`DecapReasons`] of names and the data plane's codes.
+/// What a real server did with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecapOutcome {
+    /// It was passed to the host's stack as it came.
+    Passed,
+    /// It was passed without its tunnel.
+    TakenOut,
+    /// It was dropped.
+    Dropped,
+}
+
+/// Makes [`DecapReasons`] of names and the data plane's codes, by outcome.
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident: $code:ident,)*) => {
+    ($($outcome:ident { $($(#[$doc:meta])* $name:ident: $code:ident,)* })*) => {
         /// Packets by what became of them on a real server.
         ///
-        /// The first four were passed to the host's stack as they came, the next
-        /// four without their tunnel, the others dropped.
+        /// Passed is what is not certainly for a virtual address, from a balancer
+        /// and to an address of the host. What is, is taken out, or dropped if
+        /// something is wrong with it.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct DecapReasons {
-            $($(#[$doc])* pub $name: u64,)*
+            $($($(#[$doc])* pub $name: u64,)*)*
         }
 
         impl DecapReasons {
             /// The name and the count of each reason.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name)),*].into_iter()
+                [$($((stringify!($name), self.$name),)*)*].into_iter()
+            }
+
+            /// The same for the reasons with an outcome.
+            pub fn of(&self, outcome: DecapOutcome) -> impl Iterator<Item = (&'static str, u64)> {
+                [$($((stringify!($name), self.$name, DecapOutcome::$outcome),)*)*]
+                    .into_iter()
+                    .filter(move |(_, _, its)| *its == outcome)
+                    .map(|(name, count, _)| (name, count))
             }
 
             /// Takes the counts that the program has by number.
             fn from_counts(counts: &[u64]) -> Self {
-                Self { $($name: counts[DecapReasonCode::$code.0 as usize]),* }
+                Self { $($($name: counts[DecapReasonCode::$code.0 as usize],)*)* }
             }
         }
     };
 }
 
 reasons! {
-    /// Passed: of no tunnel that is taken out; also later fragments of UDP, whose
-    /// port nobody knows.
-    not_tunnel: XVS_DECAP_NOT_TUNNEL,
-    /// Passed: of a tunnel, but not from a balancer.
-    foreign_source: XVS_DECAP_FOREIGN_SOURCE,
-    /// Passed: from a balancer, but not to an address of this host.
-    not_local: XVS_DECAP_NOT_LOCAL,
-    /// Passed: what is in the tunnel is for no virtual address.
-    not_vip: XVS_DECAP_NOT_VIP,
-    /// Taken out of IP-in-IP.
-    ipip: XVS_DECAP_IPIP,
-    /// Taken out of GRE.
-    gre: XVS_DECAP_GRE,
-    /// Taken out of FOU.
-    fou: XVS_DECAP_FOU,
-    /// Taken out of GUE.
-    gue: XVS_DECAP_GUE,
-    /// Dropped: lengths, versions or headers contradict each other.
-    malformed: XVS_DECAP_MALFORMED,
-    /// Dropped: the outer packet has IPv4 options or IPv6 extension headers.
-    outer_options: XVS_DECAP_OUTER_OPTIONS,
-    /// Dropped: the outer packet is a fragment.
-    outer_fragment: XVS_DECAP_OUTER_FRAGMENT,
-    /// Dropped: GRE or GUE of another version, GRE with a checksum, GUE with a
-    /// control message, with optional fields or without an IP packet.
-    unsupported: XVS_DECAP_UNSUPPORTED,
-    /// Dropped: a tunnel in the tunnel.
-    nested: XVS_DECAP_NESTED,
-    /// Dropped: the checksum of the outer IPv4 header is wrong.
-    outer_checksum: XVS_DECAP_OUTER_CHECKSUM,
-    /// Dropped: the checksum of the outer UDP header is wrong.
-    udp_checksum: XVS_DECAP_UDP_CHECKSUM,
-    /// Dropped: the outer UDP checksum cannot be verified: what is inside is a
-    /// fragment or has no checksum of its own, and is longer than 9,216 octets or
-    /// not in the frame's first buffer.
-    unverifiable: XVS_DECAP_UNVERIFIABLE,
-    /// Dropped: congestion was met that the inner packet cannot tell of (RFC 6040).
-    ce_not_ect: XVS_DECAP_CE_NOT_ECT,
+    Passed {
+        /// Passed: of no tunnel that is taken out; also later fragments of UDP, whose
+        /// port nobody knows.
+        not_tunnel: XVS_DECAP_NOT_TUNNEL,
+        /// Passed: of a tunnel, but not from a balancer.
+        foreign_source: XVS_DECAP_FOREIGN_SOURCE,
+        /// Passed: from a balancer, but not to an address of this host.
+        not_local: XVS_DECAP_NOT_LOCAL,
+        /// Passed: lengths, versions or headers contradict each other, up to the
+        /// address that the packet inside is for.
+        outer_malformed: XVS_DECAP_OUTER_MALFORMED,
+        /// Passed: the outer packet has IPv4 options or IPv6 extension headers.
+        outer_options: XVS_DECAP_OUTER_OPTIONS,
+        /// Passed: the outer packet is a fragment.
+        outer_fragment: XVS_DECAP_OUTER_FRAGMENT,
+        /// Passed: GRE or GUE of another version, GRE with a checksum, GUE with a
+        /// control message, with optional fields or without an IP packet.
+        unsupported: XVS_DECAP_UNSUPPORTED,
+        /// Passed: what is in the tunnel is for no virtual address.
+        not_vip: XVS_DECAP_NOT_VIP,
+    }
+    TakenOut {
+        /// Taken out of IP-in-IP.
+        ipip: XVS_DECAP_IPIP,
+        /// Taken out of GRE.
+        gre: XVS_DECAP_GRE,
+        /// Taken out of FOU.
+        fou: XVS_DECAP_FOU,
+        /// Taken out of GUE.
+        gue: XVS_DECAP_GUE,
+    }
+    Dropped {
+        /// Dropped: the lengths of the packet inside contradict each other or those
+        /// of the tunnel.
+        malformed: XVS_DECAP_MALFORMED,
+        /// Dropped: a tunnel in the tunnel.
+        nested: XVS_DECAP_NESTED,
+        /// Dropped: the checksum of the outer IPv4 header is wrong.
+        outer_checksum: XVS_DECAP_OUTER_CHECKSUM,
+        /// Dropped: the checksum of the outer UDP header is wrong.
+        udp_checksum: XVS_DECAP_UDP_CHECKSUM,
+        /// Dropped: the outer UDP checksum cannot be verified: what is inside is a
+        /// fragment or has no checksum of its own, and is longer than 9,216 octets or
+        /// not in the frame's first buffer.
+        unverifiable: XVS_DECAP_UNVERIFIABLE,
+        /// Dropped: congestion was met that the inner packet cannot tell of (RFC
+        /// 6040).
+        ce_not_ect: XVS_DECAP_CE_NOT_ECT,
+    }
 }
 
 /// The most balancers.

@@ -64,6 +64,7 @@ pub use config::Options;
 pub use config::Route;
 pub use decap::Decap;
 pub use decap::DecapOptions;
+pub use decap::DecapOutcome;
 pub use decap::DecapReasons;
 pub use error::Error;
 pub use error::Result;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use xvs::DecapOptions;
+use xvs::DecapOutcome;
+use xvs::DecapReasons;
 
 use crate::frame::hex;
 use crate::frame::tagged;
@@ -64,6 +66,14 @@ impl Case {
             .filter(|(_, count)| *count != 0)
             .collect();
         let mut faults = String::new();
+        let outcome = match self.verdict {
+            Verdict::Drop => DecapOutcome::Dropped,
+            Verdict::Pass if self.output == self.frame => DecapOutcome::Passed,
+            Verdict::Pass => DecapOutcome::TakenOut,
+        };
+        if DecapReasons::default().of(outcome).all(|(name, _)| name != self.reason) {
+            faults += &format!("  {} is no reason of packets {outcome:?}\n", self.reason);
+        }
         if verdict != self.verdict {
             faults += &format!("  verdict {verdict:?}, must be {:?}\n", self.verdict);
         }

@@ -176,34 +176,34 @@ fn addresses_of_ipv4_count_in_ipv4_alone() {
 }
 
 #[test]
-fn an_outer_packet_is_whole_and_plain() {
+fn an_outer_packet_that_is_not_whole_and_plain_is_passed() {
     let cases = of_all(|tunnel, family| {
         let name = format!("{} of {family:?}", tunnel.name());
         let with = |ip: Ip| tunnel.clone().ip(ip).wrap(&inner(family));
         let ip = || tunnel.ip.clone();
         let mut cases = vec![
-            Case::drops(
+            Case::passes(
                 format!("{name}, first fragment"),
                 with(ip().fragment(7, 0, true)),
                 "outer_fragment",
             ),
-            Case::drops(
+            Case::passes(
                 format!("{name}, wrong version"),
                 {
                     let frame = with(ip());
                     broken(frame.clone(), 14, &[frame[14] ^ 0xf0])
                 },
-                "malformed",
+                "outer_malformed",
             ),
         ];
         if !tunnel.kind.is_udp() {
             let frame = with(ip().fragment(7, 64, false));
-            cases.push(Case::drops(format!("{name}, later fragment"), frame, "outer_fragment"));
+            cases.push(Case::passes(format!("{name}, later fragment"), frame, "outer_fragment"));
         }
         match tunnel.outer {
             Family::V4 => {
                 let frame = with(ip().options(&[1, 1, 1, 0]));
-                cases.push(Case::drops(format!("{name}, options"), frame, "outer_options"));
+                cases.push(Case::passes(format!("{name}, options"), frame, "outer_options"));
                 let frame = with(ip().dont_fragment());
                 let reason = tunnel.kind.reason();
                 let right = inner(family);
@@ -211,20 +211,21 @@ fn an_outer_packet_is_whole_and_plain() {
                 // A header of less than its 20 octets, which hides where ports are.
                 let frame = patched(with(ip()), 14, &[0x44]);
                 let name = format!("{name}, header length");
-                cases.push(match tunnel.kind.is_udp() {
-                    true => Case::passes(name, frame, "not_tunnel"),
-                    false => Case::drops(name, frame, "malformed"),
-                });
+                let reason = match tunnel.kind.is_udp() {
+                    true => "not_tunnel",
+                    false => "outer_malformed",
+                };
+                cases.push(Case::passes(name, frame, reason));
             }
             Family::V6 => {
                 for kind in [HOP_BY_HOP, DESTINATION_OPTIONS, ROUTING] {
                     let frame = with(ip().padded_extension(kind, 2));
                     let name = format!("{name}, extension header {kind}");
-                    cases.push(Case::drops(name, frame, "outer_options"));
+                    cases.push(Case::passes(name, frame, "outer_options"));
                 }
                 // Neither offset nor more of them (RFC 6946).
                 let frame = with(ip().fragment(7, 0, false));
-                cases.push(Case::drops(format!("{name}, atomic"), frame, "outer_fragment"));
+                cases.push(Case::passes(format!("{name}, atomic"), frame, "outer_fragment"));
             }
         }
         cases
@@ -233,17 +234,18 @@ fn an_outer_packet_is_whole_and_plain() {
 }
 
 #[test]
-fn a_frame_cut_anywhere_gets_nothing_through() {
+fn a_frame_cut_anywhere_is_left_to_the_stack() {
     let cases = of_all(|tunnel, family| {
         let frame = tunnel.wrap(&inner(family));
         // Ethernet is the least that the kernel gives a program.
         let cut_at = |length| {
             let name = format!("{} of {family:?}, cut to {length}", tunnel.name());
             let cut = cut(frame.clone(), length);
-            match length < tunnel.known_from() {
-                true => Case::passes(name, cut, "not_tunnel"),
-                false => Case::drops(name, cut, "malformed"),
-            }
+            let reason = match length < tunnel.known_from() {
+                true => "not_tunnel",
+                false => "outer_malformed",
+            };
+            Case::passes(name, cut, reason)
         };
         (14..frame.len()).map(cut_at).collect()
     });
@@ -258,7 +260,11 @@ fn an_inner_packet_is_all_there() {
         let cut_to = |length: usize| {
             let name = format!("{} of {family:?}, {length} octets inside", tunnel.name());
             let frame = tunnel.wrap_packet(family, &packet[..length]);
-            Case::drops(name, frame, "malformed")
+            // Whom it is for is not there, or is.
+            match length < family.header() {
+                true => Case::passes(name, frame, "outer_malformed"),
+                false => Case::drops(name, frame, "malformed"),
+            }
         };
         let mut cases: Vec<Case> = (0..packet.len()).map(cut_to).collect();
 
@@ -270,18 +276,21 @@ fn an_inner_packet_is_all_there() {
         for (what, frame) in [
             ("longer than the tunnel", change(length, &[5, 0])),
             ("of the longest length", change(length, &[0xff, 0xff])),
-            ("version 0", change(0, &[0])),
-            ("version 15", change(0, &[0xff])),
         ] {
             cases.push(Case::drops(format!("{name}, {what}"), frame, "malformed"));
+        }
+        for version in [0, 0xff] {
+            let name = format!("{name}, first octet {version:#x}");
+            cases.push(Case::passes(name, change(0, &[version]), "outer_malformed"));
         }
         // The version is all that tells FOU the family.
         let frame = change(0, &[family.of([0x65, 0x45])]);
         let other = format!("{name}, the other family's version");
-        cases.push(match tunnel.kind {
-            Kind::Fou => Case::passes(other, frame, "not_vip"),
-            _ => Case::drops(other, frame, "malformed"),
-        });
+        let reason = match tunnel.kind {
+            Kind::Fou => "not_vip",
+            _ => "outer_malformed",
+        };
+        cases.push(Case::passes(other, frame, reason));
         if family == Family::V4 {
             let frame = change(0, &[0x44]);
             cases.push(Case::drops(format!("{name}, header length"), frame, "malformed"));
@@ -290,6 +299,49 @@ fn an_inner_packet_is_all_there() {
         }
         cases
     });
+    run_all(&cases);
+}
+
+/// What devices of Linux send between the same two hosts, for no VIP.
+#[test]
+fn other_tunnels_between_the_same_hosts_are_untouched() {
+    let mut cases = Vec::new();
+    let others = |family: Family| {
+        Ip::new(family.of(CLIENTS), family.of(STRANGERS)).tcp((1, 80), ACK, &[0x5a; 64])
+    };
+    for family in Family::ALL {
+        for (whose, packet) in [("others", others(family)), ("a VIP", inner(family))] {
+            let packet = &packet[ETHERNET..];
+            let protocol = family.of([IPIP, IPV6]);
+            let ip = |outer: Family| Tunnel::new(Kind::Ipip, outer).ip;
+            let name = |what| format!("{what}, {family:?} for {whose}");
+
+            // A limit of encapsulations, 4 (RFC 2473, section 4.1.1), and padding.
+            let limit = [protocol, 0, 4, 1, 4, 1, 1, 0];
+            let frame = ip(Family::V6).raw(DESTINATION_OPTIONS, &[&limit[..], packet].concat());
+            cases.push(Case::passes(name("ip6tnl, encaplimit"), frame, "outer_options"));
+
+            for outer in Family::ALL {
+                let first = ip(outer).fragment(7, 0, true).raw(protocol, &packet[..40]);
+                cases.push(Case::passes(name("first fragment"), first, "outer_fragment"));
+                let later = ip(outer).fragment(7, 40, false).raw(protocol, &packet[40..]);
+                cases.push(Case::passes(name("later fragment"), later, "outer_fragment"));
+
+                let frame = [&[0x55; 12][..], &[0x08, 0x00], packet].concat();
+                for (what, header) in [
+                    ("gretap", &[0x00, 0x00, 0x65, 0x58][..]),
+                    ("gretap, csum", &[0x80, 0x00, 0x65, 0x58, 0x12, 0x34, 0, 0]),
+                    ("gretap, key, seq, csum", &[&[0xb0, 0x00, 0x65, 0x58], &[0; 12][..]].concat()),
+                ] {
+                    let frame = ip(outer).raw(GRE, &[header, &frame[..]].concat());
+                    cases.push(Case::passes(name(what), frame, "not_tunnel"));
+                }
+                let gre = [&[0x80, 0x00][..], &family.of([[0x08, 0x00], [0x86, 0xdd]])].concat();
+                let frame = ip(outer).raw(GRE, &[&gre[..], &[0x12, 0x34, 0, 0], packet].concat());
+                cases.push(Case::passes(name("gre, csum"), frame, "unsupported"));
+            }
+        }
+    }
     run_all(&cases);
 }
 
@@ -303,36 +355,41 @@ fn a_udp_header_tells_its_length() {
         for length in [0, 7, 8, right - 1, right + 1, u16::MAX] {
             let frame = broken(frame.clone(), at, &length.to_be_bytes());
             let name = format!("{}, UDP length {length}", tunnel.name());
-            cases.push(Case::drops(name, frame, "malformed"));
+            cases.push(Case::passes(name, frame, "outer_malformed"));
         }
         // Nothing in it, or not all of a header.
         for length in 0..4 {
             let frame = tunnel.ip.raw(UDP, &tunnel.datagram(&[0, 4, 0][..length.min(3)]));
             let name = format!("{}, {length} octets in it", tunnel.name());
-            cases.push(Case::drops(name, frame, "malformed"));
+            cases.push(Case::passes(name, frame, "outer_malformed"));
         }
     }
     run_all(&cases);
 }
 
 #[test]
-fn other_forms_of_gre_and_gue_are_refused() {
+fn other_forms_of_gre_and_gue_are_passed() {
     let mut cases = Vec::new();
     for outer in Family::ALL {
-        let mut refuse = |kind, name: &str, header: &[u8], reason| {
+        let mut pass = |kind, name: &str, header: &[u8], reason| {
             let frame = Tunnel::new(kind, outer).header(header).wrap(&inner(Family::V4));
-            cases.push(Case::drops(format!("{kind:?} over {outer:?}, {name}"), frame, reason));
+            cases.push(Case::passes(format!("{kind:?} over {outer:?}, {name}"), frame, reason));
         };
         for (name, header) in [
             ("version 1", &[0x00, 0x01, 0x08, 0x00][..]),
-            ("version 1 as PPTP has it", &[0x20, 0x01, 0x88, 0x0b, 0, 0, 0, 0]),
             ("version 7", &[0x00, 0x07, 0x08, 0x00]),
             ("a checksum", &[0x80, 0x00, 0x08, 0x00, 0, 0, 0, 0]),
             ("routing", &[0x40, 0x00, 0x08, 0x00, 0, 0, 0, 0]),
             ("a strict source route", &[0x08, 0x00, 0x08, 0x00]),
             ("bit 5", &[0x04, 0x00, 0x08, 0x00]),
         ] {
-            refuse(Kind::Gre, name, header, "unsupported");
+            pass(Kind::Gre, name, header, "unsupported");
+        }
+        for (name, header) in [
+            ("version 1 as PPTP has it", &[0x20, 0x01, 0x88, 0x0b, 0, 0, 0, 0][..]),
+            ("Ethernet with a checksum", &[0x80, 0x00, 0x65, 0x58, 0, 0, 0, 0]),
+        ] {
+            pass(Kind::Gre, name, header, "not_tunnel");
         }
         for (name, header) in [
             ("version 1", &[0x40, IPIP, 0, 0][..]),
@@ -344,11 +401,11 @@ fn other_forms_of_gre_and_gue_are_refused() {
             ("GRE in it", &[0x00, GRE, 0, 0, 0, 0, 0x08, 0x00]),
             ("no next header", &[0x00, 59, 0, 0]),
         ] {
-            refuse(Kind::Gue, name, header, "unsupported");
+            pass(Kind::Gue, name, header, "unsupported");
         }
-        refuse(Kind::Gue, "the other family's protocol", &[0x00, IPV6, 0, 0], "malformed");
-        refuse(Kind::Gre, "the other family's protocol", &[0, 0, 0x86, 0xdd], "malformed");
-        refuse(Kind::Fou, "what is no IP packet", &[0x10, 0, 0, 0], "malformed");
+        pass(Kind::Gue, "the other family's protocol", &[0x00, IPV6, 0, 0], "outer_malformed");
+        pass(Kind::Gre, "the other family's protocol", &[0, 0, 0x86, 0xdd], "outer_malformed");
+        pass(Kind::Fou, "what is no IP packet", &[0x10, 0, 0, 0], "outer_malformed");
         // Bits that a receiver is to ignore (RFC 2784, section 2.3).
         let header = [0x03, 0xf8, 0x08, 0x00];
         let frame = Tunnel::new(Kind::Gre, outer).header(&header).wrap(&inner(Family::V4));

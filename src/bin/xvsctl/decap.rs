@@ -13,6 +13,7 @@ use serde_json::Value;
 use serde_json::json;
 use xvs::Decap;
 use xvs::DecapOptions;
+use xvs::DecapOutcome;
 use xvs::DecapReasons;
 
 use crate::balance::List;
@@ -157,13 +158,13 @@ fn summarize(reasons: &DecapReasons, cause: &str, started: Instant, json: bool) 
     }
     let mut line = format!("stopped ({cause}) after {seconds:.1} s");
     for (label, outcome) in [
-        ("taken out", Outcome::TakenOut),
-        ("left as they were", Outcome::Passed),
-        ("dropped", Outcome::Dropped),
+        ("taken out", DecapOutcome::TakenOut),
+        ("left as they were", DecapOutcome::Passed),
+        ("dropped", DecapOutcome::Dropped),
     ] {
         let counted: Vec<String> = reasons
-            .iter()
-            .filter(|(name, count)| *count > 0 && self::outcome(name) == outcome)
+            .of(outcome)
+            .filter(|(_, count)| *count > 0)
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
         if !counted.is_empty() {
@@ -171,22 +172,6 @@ fn summarize(reasons: &DecapReasons, cause: &str, started: Instant, json: bool) 
         }
     }
     tell(&line);
-}
-
-/// What the name of a reason says has become of the packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    TakenOut,
-    Dropped,
-}
-
-fn outcome(reason: &str) -> Outcome {
-    match reason {
-        "not_tunnel" | "foreign_source" | "not_local" | "not_vip" => Outcome::Passed,
-        "ipip" | "gre" | "fou" | "gue" => Outcome::TakenOut,
-        _ => Outcome::Dropped,
-    }
 }
 
 /// Prints a line. Nothing stops because nobody reads what is said.
