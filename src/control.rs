@@ -200,7 +200,26 @@ impl Control {
         }
         self.check_limits(service.key(), &wanted)?;
         let prepared = self.prepare(service, wanted)?;
-        self.commit(prepared)
+        let new_vip = !self.vips.contains_key(&service.address);
+        self.commit(prepared)?;
+        if new_vip {
+            self.follow_vip(service.address);
+        }
+        Ok(())
+    }
+
+    /// Follows that a VIP is one now, or no longer: while it is, no tunnel's packets
+    /// are sent from it.
+    fn follow_vip(&mut self, vip: IpAddr) {
+        let concerns = |target: &Target| {
+            target.status == DestinationStatus::NoAddress
+                || target.ways.iter().any(|way| way.local == vip)
+        };
+        let mut targets = self.services.values().flat_map(|b| b.targets.values());
+        if self.observed.is_own(vip) && targets.any(concerns) {
+            self.refresh();
+            self.rebuild(Duration::MAX);
+        }
     }
 
     fn check_limits(&self, key: ServiceKey, wanted: &BTreeMap<IpAddr, Destination>) -> Result<()> {
@@ -403,6 +422,9 @@ impl Control {
             return Err(error);
         }
         self.forget_service(key);
+        if last {
+            self.follow_vip(key.address);
+        }
         Ok(())
     }
 

@@ -9,12 +9,15 @@ use std::net::IpAddr;
 
 use crate::DestinationStatus;
 use crate::Mac;
+use crate::Prefix;
 use crate::Route;
 use crate::config::MIN_MTU6;
 use crate::config::is_link_local6;
 use crate::discovery;
 use crate::discovery::NextHop;
+use crate::net::Address;
 use crate::net::Hop;
+use crate::net::Rank;
 use crate::net::Snapshot;
 use crate::ports;
 use crate::ports::Exit;
@@ -57,8 +60,10 @@ struct Start {
     interface: Option<u32>,
     /// Whom packets are handed to.
     neighbour: IpAddr,
-    /// Our address to send from, if it is settled.
+    /// Our address to send from, if the route says so.
     source: Option<IpAddr>,
+    /// The VLAN's prefix: by preference our address is in it.
+    prefix: Option<Prefix>,
     /// The longest packet that the route allows, in octets.
     mtu: Option<u32>,
     weight: u16,
@@ -77,7 +82,8 @@ const REASONS: [DestinationStatus; 8] = [
 ];
 
 /// Finds all ways to the server at the end of a tunnel that can be used now, in
-/// order of interface and neighbour; `last` is what was found before.
+/// order of interface and neighbour; `last` is what was found before. Nothing is sent
+/// from a VIP unless a route says so.
 pub(crate) fn ways(
     server: IpAddr,
     last: &[Way],
@@ -85,12 +91,14 @@ pub(crate) fn ways(
     prefixes: &[VlanPrefix],
     ports: &[Port],
     snapshot: &Snapshot,
+    is_vip: &dyn Fn(IpAddr) -> bool,
 ) -> Result<Vec<Way>, Unreachable> {
     let unreachable = |status| Unreachable { status, last: Vec::new() };
     let starts = starts(server, routes, prefixes, snapshot).map_err(unreachable)?;
     let (mut found, mut kept, mut reason) = (Vec::new(), Vec::new(), REASONS.len() - 1);
     for start in starts {
-        match way(server, start, last, prefixes, ports, snapshot) {
+        let local = local(server, start, last, snapshot, is_vip);
+        match way(server, (start, local), last, prefixes, ports, snapshot) {
             Ok(way) => found.push(way),
             Err(Unreachable { status, last }) => {
                 let place = REASONS.iter().position(|other| *other == status);
@@ -142,12 +150,12 @@ fn starts(
         return Err(DestinationStatus::NoNeighbour);
     }
     if let Some(prefix) = prefixes.iter().find(|p| p.prefix.contains(server)) {
-        return Ok(vec![in_vlan(Some(prefix), server, snapshot)]);
+        return Ok(vec![in_vlan(Some(prefix), server)]);
     }
     let routes = routes.iter().filter(|route| route.prefix.contains(server));
     if let Some(route) = routes.max_by_key(|route| route.prefix.length()) {
         let prefix = of_gateway(route, prefixes);
-        return Ok(vec![in_vlan(prefix, route.gateway, snapshot)]);
+        return Ok(vec![in_vlan(prefix, route.gateway)]);
     }
     let route = snapshot.routes.to(server).filter(|route| !route.hops.is_empty());
     let route = route.ok_or(DestinationStatus::NoRoute)?;
@@ -155,6 +163,7 @@ fn starts(
         interface: Some(hop.interface),
         neighbour: hop.gateway.unwrap_or(server),
         source: hop.source,
+        prefix: None,
         mtu: hop.mtu,
         weight: hop.weight,
     };
@@ -169,11 +178,12 @@ fn of_gateway<'a>(route: &Route, prefixes: &'a [VlanPrefix]) -> Option<&'a VlanP
     vlan().find(|p| p.prefix.contains(route.gateway)).or_else(link_local)
 }
 
-fn in_vlan(prefix: Option<&VlanPrefix>, neighbour: IpAddr, snapshot: &Snapshot) -> Start {
+fn in_vlan(prefix: Option<&VlanPrefix>, neighbour: IpAddr) -> Start {
     Start {
         interface: prefix.and_then(|p| p.place).map(|place| place.interface),
         neighbour,
-        source: prefix.and_then(|p| p.own_address(snapshot)),
+        source: None,
+        prefix: prefix.map(|p| p.prefix),
         mtu: None,
         weight: 1,
     }
@@ -181,7 +191,7 @@ fn in_vlan(prefix: Option<&VlanPrefix>, neighbour: IpAddr, snapshot: &Snapshot) 
 
 fn way(
     server: IpAddr,
-    start: Start,
+    (start, local): (Start, Option<IpAddr>),
     last: &[Way],
     prefixes: &[VlanPrefix],
     ports: &[Port],
@@ -205,7 +215,6 @@ fn way(
     }
     let egress = port.egress(start.neighbour, snapshot);
     let egress = egress.ok_or(unreachable(DestinationStatus::InterfaceDown))?;
-    let local = local(server, start, snapshot);
     let local = local.ok_or(unreachable(DestinationStatus::NoAddress))?;
     if snapshot.is_own(start.neighbour) {
         return Err(unreachable(DestinationStatus::NoNeighbour));
@@ -241,16 +250,36 @@ fn lasting(start: Start, last: &[Way], to: impl Fn(IpAddr, Mac) -> Way) -> Vec<W
     }
 }
 
-/// Our address to send from: the route's choice, else one of the interface's that
-/// is not link-local, by preference in the prefix of the neighbour.
-fn local(server: IpAddr, start: Start, snapshot: &Snapshot) -> Option<IpAddr> {
+/// Our address to send from: the route's choice, else one of the interface's that is
+/// there to stay and no VIP. Servers know us by it, so it is that of `last` while
+/// there is that; at first by preference one in the VLAN's prefix, its own prefix as
+/// long, then one in the prefix of the neighbour.
+fn local(
+    server: IpAddr,
+    start: Start,
+    last: &[Way],
+    snapshot: &Snapshot,
+    is_vip: &dyn Fn(IpAddr) -> bool,
+) -> Option<IpAddr> {
     let of_family = |address: &IpAddr| address.is_ipv4() == server.is_ipv4();
     let own = snapshot.addresses.iter().filter(|own| {
         Some(own.index) == start.interface
             && of_family(&own.address)
             && !is_link_local6(own.address)
+            && own.rank != Rank::Unfit
+            && !is_vip(own.address)
     });
-    let own = own.min_by_key(|own| !own.prefix.contains(start.neighbour));
+    let here = |way: &&Way| Some(way.hop.interface) == start.interface;
+    let unlike = |own: &Address| {
+        let mut used = last.iter().filter(here).filter(|way| way.local == own.address);
+        let to_it = used.clone().any(|way| way.neighbour == start.neighbour);
+        let outside = match start.prefix {
+            Some(p) if p.contains(own.address) => u8::from(p.length() != own.prefix.length()),
+            _ => 2,
+        };
+        (!to_it, used.next().is_none(), outside, !own.prefix.contains(start.neighbour), own.rank)
+    };
+    let own = own.min_by_key(|own| unlike(own));
     start.source.filter(of_family).or_else(|| own.map(|own| own.address))
 }
 

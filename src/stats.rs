@@ -168,8 +168,10 @@ pub enum DestinationStatus {
     NotAttached,
     /// No route leads to the other end of its tunnel.
     NoRoute,
-    /// The interface that leads to the other end of its tunnel has no address of
-    /// its family to send from.
+    /// There is no address to send from to the other end of its tunnel: the route
+    /// there has no `src`, and its interface no address of the family that is there
+    /// to stay. VIPs, link-local IPv6 addresses, and those that are tentative,
+    /// duplicate, deprecated or temporary are none.
     NoAddress,
 }
 
@@ -185,7 +187,9 @@ impl fmt::Display for DestinationStatus {
             Self::MtuTooSmall => "the MTU of the way there is too small",
             Self::NotAttached => "the program is not on the interface that leads there",
             Self::NoRoute => "no route leads there",
-            Self::NoAddress => "the interface that leads there has no address of its family",
+            Self::NoAddress => {
+                "the interface that leads there has no lasting address of its family"
+            }
         })
     }
 }

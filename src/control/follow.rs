@@ -210,11 +210,13 @@ impl Control {
             };
         }
         let routes = &self.config.routes;
-        let (status, mut ways) =
-            match routing::ways(address, last, routes, prefixes, ports, observed) {
-                Ok(ways) => (DestinationStatus::Reachable, ways),
-                Err(unreachable) => (unreachable.status, unreachable.last),
-            };
+        // That of a new service is not among them yet.
+        let is_vip = |own| own == service.address || self.vips.contains_key(&own);
+        let found = routing::ways(address, last, routes, prefixes, ports, observed, &is_vip);
+        let (status, mut ways) = match found {
+            Ok(ways) => (DestinationStatus::Reachable, ways),
+            Err(unreachable) => (unreachable.status, unreachable.last),
+        };
         let least = least_mtu(service.address) + tunnel.overhead(address);
         let found = !ways.is_empty();
         ways.retain(|way| way.hop.mtu >= least);

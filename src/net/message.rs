@@ -7,6 +7,7 @@ use neli::FromBytesWithInput;
 use neli::attr::Attribute;
 use neli::consts::nl::NlmF;
 use neli::consts::rtnl::Ifa;
+use neli::consts::rtnl::IfaF;
 use neli::consts::rtnl::Iff;
 use neli::consts::rtnl::Ifla;
 use neli::consts::rtnl::IflaInfo;
@@ -29,6 +30,7 @@ use super::snapshot::Change;
 use super::snapshot::Link;
 use super::snapshot::Neighbour;
 use super::snapshot::NeighbourState;
+use super::snapshot::Rank;
 use super::snapshot::Stacked;
 use super::snapshot::XdpMode;
 use super::snapshot::XdpProgram;
@@ -218,7 +220,23 @@ fn address(message: &Ifaddrmsg) -> Option<Address> {
         index: *message.ifa_index(),
         prefix: Prefix::containing(network.unwrap_or(local), *message.ifa_prefixlen())?,
         address: local,
+        rank: rank(message, local.is_ipv4()),
     })
+}
+
+fn rank(message: &Ifaddrmsg, v4: bool) -> Rank {
+    let all = message.rtattrs().get_attr_handle().get_attr_payload_as::<u32>(Ifa::Flags);
+    // What matters is in the low octet, which the header has, too.
+    let flags = all.map_or(*message.ifa_flags(), |all| IfaF::from(all as u8));
+    if flags.intersects(IfaF::TENTATIVE | IfaF::DADFAILED | IfaF::DEPRECATED) {
+        return Rank::Unfit;
+    }
+    // The same bit is IFA_F_SECONDARY and IFA_F_TEMPORARY.
+    match flags.contains(IfaF::SECONDARY) {
+        true if v4 => Rank::Secondary,
+        true => Rank::Unfit,
+        false => Rank::Primary,
+    }
 }
 
 fn state(nud: Nud) -> NeighbourState {
@@ -271,7 +289,6 @@ mod tests {
     use neli::Size;
     use neli::ToBytes;
     use neli::consts::rtnl::Arphrd;
-    use neli::consts::rtnl::IfaF;
     use neli::consts::rtnl::RtScope;
     use neli::consts::rtnl::RtTable;
     use neli::consts::rtnl::Rta;
@@ -442,8 +459,55 @@ mod tests {
             index: 7,
             prefix: "10.0.0.2/31".parse().unwrap(),
             address: "10.0.0.1".parse().unwrap(),
+            rank: Rank::Primary,
         };
         assert_eq!(read(&address_bytes()), Some(Change::Address(address)));
+    }
+
+    #[test]
+    fn the_rank_of_an_address_follows_from_its_flags() {
+        const MANAGETEMPADDR: u32 = 0x100;
+        let read_rank = |family, header: IfaF, all: Option<u32>| {
+            let address: &[u8] = match family {
+                RtAddrFamily::Inet => &[10, 0, 0, 1],
+                _ => &[0xfd; 16],
+            };
+            let mut attributes = vec![attribute(Ifa::Address, address)];
+            attributes.extend(all.map(|all| attribute(Ifa::Flags, &all.to_ne_bytes())));
+            let message = IfaddrmsgBuilder::default()
+                .ifa_family(family)
+                .ifa_prefixlen(24)
+                .ifa_flags(header)
+                .ifa_scope(RtScope::Universe)
+                .ifa_index(7)
+                .rtattrs(RtBuffer::from_iter(attributes))
+                .build();
+            match read(&bytes(Rtm::Newaddr, message.unwrap())) {
+                Some(Change::Address(address)) => address.rank,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (v4, v6) = (RtAddrFamily::Inet, RtAddrFamily::Inet6);
+        for (family, flags, expected) in [
+            (v4, IfaF::empty(), Rank::Primary),
+            (v4, IfaF::PERMANENT, Rank::Primary),
+            (v4, IfaF::PERMANENT | IfaF::SECONDARY, Rank::Secondary),
+            (v4, IfaF::DEPRECATED | IfaF::SECONDARY, Rank::Unfit),
+            (v4, IfaF::DEPRECATED, Rank::Unfit),
+            (v6, IfaF::empty(), Rank::Primary),
+            (v6, IfaF::PERMANENT | IfaF::NODAD, Rank::Primary),
+            (v6, IfaF::TEMPORARY, Rank::Unfit),
+            (v6, IfaF::DEPRECATED, Rank::Unfit),
+            (v6, IfaF::TENTATIVE | IfaF::PERMANENT, Rank::Unfit),
+            (v6, IfaF::TENTATIVE | IfaF::OPTIMISTIC, Rank::Unfit),
+            (v6, IfaF::DADFAILED | IfaF::PERMANENT, Rank::Unfit),
+        ] {
+            assert_eq!(read_rank(family, flags, None), expected, "{flags:?}");
+            let all = u32::from(flags.bits()) | MANAGETEMPADDR;
+            assert_eq!(read_rank(family, IfaF::empty(), Some(all)), expected, "{flags:?}, all");
+        }
+        let attribute_counts = read_rank(v4, IfaF::DEPRECATED, Some(0));
+        assert_eq!(attribute_counts, Rank::Primary);
     }
 
     #[test]

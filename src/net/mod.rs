@@ -55,11 +55,11 @@ pub use self::mac::Mac;
 pub use self::netdev::XdpFeatures;
 pub(crate) use self::netdev::xdp_features;
 pub(crate) use self::routes::Hop;
-#[cfg(test)]
 pub(crate) use self::snapshot::Address;
 pub(crate) use self::snapshot::Link;
 pub(crate) use self::snapshot::Neighbour;
 pub(crate) use self::snapshot::NeighbourState;
+pub(crate) use self::snapshot::Rank;
 pub(crate) use self::snapshot::Snapshot;
 #[cfg(test)]
 pub(crate) use self::snapshot::Stacked;

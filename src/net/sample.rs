@@ -6,6 +6,7 @@ use super::Address;
 use super::Hop;
 use super::Link;
 use super::Mac;
+use super::Rank;
 use super::Snapshot;
 use super::routes::Order;
 use super::routes::Route;
@@ -45,7 +46,7 @@ pub(crate) fn snapshot(addresses: &[(u32, &str)]) -> Snapshot {
         let (address, length) = text.split_once('/').unwrap();
         let address: IpAddr = address.parse().unwrap();
         let prefix = Prefix::containing(address, length.parse().unwrap()).unwrap();
-        snapshot.addresses.push(Address { index: *index, prefix, address });
+        snapshot.addresses.push(Address { index: *index, prefix, address, rank: Rank::Primary });
     }
     snapshot.addresses.sort();
     snapshot

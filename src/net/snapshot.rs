@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::mem;
 use std::net::IpAddr;
 
 use super::routes::Order;
@@ -100,6 +101,27 @@ pub(crate) struct Address {
     pub(crate) prefix: Prefix,
     /// The address itself.
     pub(crate) address: IpAddr,
+    /// Whether to send from it.
+    pub(crate) rank: Rank,
+}
+
+impl Address {
+    /// What the kernel knows it by; the rest may change.
+    pub(super) const fn key(&self) -> (u32, Prefix, IpAddr) {
+        (self.index, self.prefix, self.address)
+    }
+}
+
+/// Whether an own address is one to send from for long, the better the less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    /// It is there to stay.
+    Primary,
+    /// There is an earlier one in the same IPv4 prefix.
+    Secondary,
+    /// It is not ours yet, or not for long: tentative, a duplicate, deprecated
+    /// (RFC 4862) or temporary (RFC 8981).
+    Unfit,
 }
 
 /// What the kernel knows of a neighbour.
@@ -233,14 +255,14 @@ impl Snapshot {
                 self.remove_dead_routes();
                 known
             }
-            Change::Address(address) => match self.addresses.binary_search(&address) {
-                Ok(_) => false,
+            Change::Address(address) => match self.find(&address) {
+                Ok(place) => mem::replace(&mut self.addresses[place], address) != address,
                 Err(place) => {
                     self.addresses.insert(place, address);
                     true
                 }
             },
-            Change::AddressGone(address) => match self.addresses.binary_search(&address) {
+            Change::AddressGone(address) => match self.find(&address) {
                 Ok(place) => {
                     self.addresses.remove(place);
                     if !self.is_own(address.address) {
@@ -264,10 +286,40 @@ impl Snapshot {
         }
     }
 
+    /// The place of an address, whatever its rank, or where it would be.
+    fn find(&self, address: &Address) -> Result<usize, usize> {
+        self.addresses.binary_search_by_key(&address.key(), Address::key)
+    }
+
     /// No message tells of IPv4 routes that go with their interfaces. One stays
     /// while one of its next hops is on an interface that is up.
     fn remove_dead_routes(&mut self) {
         let links = &self.links;
         self.routes.remove_by(|index| links.get(&index).is_none_or(|link| !link.up));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::sample::snapshot;
+
+    #[test]
+    fn another_rank_is_news_and_no_other_address() {
+        let own = [(2, "10.1.2.1/24"), (2, "10.1.2.2/24"), (3, "10.1.2.1/24")];
+        let mut snapshot = snapshot(&own);
+        let before = snapshot.addresses.clone();
+        for address in before.clone() {
+            assert!(!snapshot.apply(Change::Address(address)), "as before");
+            let other = Address { rank: Rank::Unfit, ..address };
+            assert!(snapshot.apply(Change::Address(other)));
+            assert!(!snapshot.apply(Change::Address(other)), "as before");
+            assert!(snapshot.addresses.contains(&other) && !snapshot.addresses.contains(&address));
+            assert_eq!(snapshot.addresses.len(), 3);
+            assert!(snapshot.addresses.is_sorted() && snapshot.is_own(address.address));
+        }
+        assert!(snapshot.apply(Change::AddressGone(before[0])), "whatever its rank");
+        assert!(!snapshot.apply(Change::AddressGone(before[0])));
+        assert_eq!(snapshot.addresses.len(), 2);
     }
 }

@@ -26,6 +26,7 @@ struct Network {
     ports: Vec<Port>,
     snapshot: Snapshot,
     last: Vec<Way>,
+    vips: Vec<IpAddr>,
 }
 
 impl Network {
@@ -46,7 +47,7 @@ impl Network {
         let config = Config::default()
             .vlan(1, "10.1.2.0/24".parse().unwrap())
             .vlan(1, "2001:db8::/64".parse().unwrap());
-        Self { config, ports, snapshot, last: Vec::new() }
+        Self { config, ports, snapshot, last: Vec::new(), vips: Vec::new() }
     }
 
     fn with(mut self, prefix: &str, metric: u32, hops: &[Hop]) -> Self {
@@ -79,7 +80,8 @@ impl Network {
 
     fn ways(&self, server: &str) -> Result<Vec<Way>, Unreachable> {
         let (routes, prefixes) = (&self.config.routes, self.prefixes());
-        ways(ip(server), &self.last, routes, &prefixes, &self.ports, &self.snapshot)
+        let is_vip = |address| self.vips.contains(&address);
+        ways(ip(server), &self.last, routes, &prefixes, &self.ports, &self.snapshot, &is_vip)
     }
 
     /// Interface, neighbour and our address of each way, or why there is none.
@@ -282,6 +284,231 @@ fn servers_are_reached_by_the_right_way() {
     }
 }
 
+/// Servers list the address that tunnels' packets come from.
+#[test]
+fn packets_are_sent_from_an_address_that_lasts() {
+    use Rank::{Primary, Secondary, Unfit};
+    const FOUR: &str = "10.9.9.9";
+    const SIX: &str = "2001:db8:9::9";
+    const NEAR: &str = "10.1.2.9";
+    type Case = (
+        &'static str,
+        &'static str,
+        &'static [(&'static str, Rank)],
+        &'static [&'static str],
+        &'static str,
+        &'static str,
+    );
+    // What it is, the server, our addresses, those that are VIPs, the one used so far,
+    // the one to use.
+    let cases: [Case; 23] = [
+        // a: no temporary, deprecated, tentative or duplicate one.
+        (
+            "unfit",
+            SIX,
+            &[("2001:db8::1/64", Unfit), ("2001:db8::2/64", Primary)],
+            &[],
+            "",
+            "2001:db8::2",
+        ),
+        (
+            "unfit in a VLAN",
+            NEAR,
+            &[("10.1.2.1/24", Unfit), ("10.1.2.2/24", Primary)],
+            &[],
+            "",
+            "10.1.2.2",
+        ),
+        ("unfit alone", SIX, &[("2001:db8::1/64", Unfit)], &[], "", ""),
+        ("unfit alone in a VLAN", NEAR, &[("10.1.2.1/24", Unfit)], &[], "", ""),
+        (
+            "unfit by now",
+            SIX,
+            &[("2001:db8::1/64", Primary), ("2001:db8::2/64", Unfit)],
+            &[],
+            "2001:db8::2",
+            "2001:db8::1",
+        ),
+        ("unfit by now, and alone", FOUR, &[("10.1.2.1/24", Unfit)], &[], "10.1.2.1", ""),
+        (
+            "fit in another prefix",
+            FOUR,
+            &[("10.1.2.1/24", Unfit), ("10.7.7.1/24", Primary)],
+            &[],
+            "",
+            "10.7.7.1",
+        ),
+        // b: the one that was used.
+        (
+            "a lower secondary one",
+            FOUR,
+            &[("10.1.2.1/24", Secondary), ("10.1.2.2/24", Primary)],
+            &[],
+            "",
+            "10.1.2.2",
+        ),
+        (
+            "the same, used",
+            FOUR,
+            &[("10.1.2.1/24", Secondary), ("10.1.2.2/24", Primary)],
+            &[],
+            "10.1.2.2",
+            "10.1.2.2",
+        ),
+        (
+            "used, secondary",
+            FOUR,
+            &[("10.1.2.1/24", Primary), ("10.1.2.2/24", Secondary)],
+            &[],
+            "10.1.2.2",
+            "10.1.2.2",
+        ),
+        (
+            "used, in a VLAN",
+            NEAR,
+            &[("10.1.2.1/24", Primary), ("10.1.2.2/24", Secondary)],
+            &[],
+            "10.1.2.2",
+            "10.1.2.2",
+        ),
+        (
+            "a lower IPv6 one",
+            SIX,
+            &[("2001:db8::1/64", Primary), ("2001:db8::2/64", Primary)],
+            &[],
+            "2001:db8::2",
+            "2001:db8::2",
+        ),
+        (
+            "used, in another prefix",
+            FOUR,
+            &[("10.1.2.1/24", Primary), ("10.7.7.1/24", Primary)],
+            &[],
+            "10.7.7.1",
+            "10.7.7.1",
+        ),
+        ("used, gone", FOUR, &[("10.1.2.1/24", Primary)], &[], "10.1.2.2", "10.1.2.1"),
+        (
+            "used, of the other family",
+            FOUR,
+            &[("10.1.2.1/24", Primary), ("2001:db8::1/64", Primary)],
+            &[],
+            "2001:db8::1",
+            "10.1.2.1",
+        ),
+        // At first.
+        (
+            "the neighbour's prefix",
+            FOUR,
+            &[("10.0.0.1/24", Primary), ("10.1.2.2/24", Primary)],
+            &[],
+            "",
+            "10.1.2.2",
+        ),
+        (
+            "the VLAN's prefix",
+            NEAR,
+            &[("10.1.0.1/16", Primary), ("10.1.2.2/32", Primary)],
+            &[],
+            "",
+            "10.1.2.2",
+        ),
+        (
+            "the VLAN's length",
+            NEAR,
+            &[("10.1.2.1/16", Primary), ("10.1.2.2/24", Primary)],
+            &[],
+            "",
+            "10.1.2.2",
+        ),
+        ("secondary alone", FOUR, &[("10.1.2.1/24", Secondary)], &[], "", "10.1.2.1"),
+        // c: no VIP.
+        (
+            "a VIP",
+            FOUR,
+            &[("10.1.2.1/24", Primary), ("10.1.2.2/24", Secondary)],
+            &["10.1.2.1"],
+            "",
+            "10.1.2.2",
+        ),
+        (
+            "a VIP in a VLAN",
+            NEAR,
+            &[("10.1.2.1/24", Primary), ("10.1.2.2/24", Secondary)],
+            &["10.1.2.1"],
+            "",
+            "10.1.2.2",
+        ),
+        (
+            "a VIP by now",
+            SIX,
+            &[("2001:db8::1/64", Primary), ("2001:db8::2/64", Primary)],
+            &["2001:db8::2"],
+            "2001:db8::2",
+            "2001:db8::1",
+        ),
+        ("a VIP alone", FOUR, &[("10.1.2.1/24", Primary)], &["10.1.2.1"], "", ""),
+    ];
+    let network = |own: &[(&str, Rank)], last: &str, gateway: Hop| {
+        let mut network = Network::new().knows(&KNOWN);
+        network.config = Config::default().vlan(1, "10.1.2.0/24".parse().unwrap());
+        let network = network.with(DEFAULT, 0, &[gateway]);
+        let mut network = network.with("::/0", 0, &[hop(2, "fe80::fe")]);
+        if !last.is_empty() {
+            network.last = network.ways(FOUR).unwrap();
+            network.last[0].local = ip(last);
+        }
+        let all: Vec<_> = own.iter().map(|(address, _)| (2, *address)).collect();
+        network.snapshot.addresses = snapshot(&all).addresses;
+        for address in &mut network.snapshot.addresses {
+            let is_it = |text: &str| text.split('/').next() == Some(&address.address.to_string());
+            address.rank = own.iter().find(|(text, _)| is_it(text)).unwrap().1;
+        }
+        network
+    };
+    let source = |network: &Network, server| match network.ways(server) {
+        Ok(ways) => ways[0].local.to_string(),
+        Err(unreachable) => {
+            assert_eq!(unreachable.status, DestinationStatus::NoAddress);
+            String::new()
+        }
+    };
+    for (what, server, own, vips, last, expected) in cases {
+        let mut network = network(own, last, hop(2, "10.1.2.254"));
+        network.vips = vips.iter().map(|vip| ip(vip)).collect();
+        assert_eq!(source(&network, server), expected, "{what}");
+        // All are ours nevertheless, and the VLAN is there.
+        assert!(network.snapshot.addresses.iter().all(|a| network.snapshot.is_own(a.address)));
+        let four = own.iter().any(|(address, _)| address.starts_with("10.1.2."));
+        assert_eq!(network.prefixes()[0].place.is_some(), four, "{what}");
+    }
+
+    // What a route says goes before all that.
+    let by_route = Hop { source: Some(ip("10.1.2.3")), ..hop(2, "10.1.2.254") };
+    let own = [("10.1.2.1/24", Primary), ("10.1.2.3/24", Unfit)];
+    let mut network = network(&own, "10.1.2.1", by_route);
+    network.vips = vec![ip("10.1.2.3")];
+    assert_eq!(source(&network, FOUR), "10.1.2.3");
+}
+
+/// Each of several ways keeps its own address.
+#[test]
+fn the_address_used_so_far_is_that_of_the_same_way() {
+    let hops = [hop(2, "10.1.2.253"), hop(2, "10.1.2.254"), hop(3, "10.1.3.254")];
+    let mut network = Network::new().knows(&KNOWN).with(DEFAULT, 0, &hops);
+    let more = [(2, "10.1.2.2/24"), (2, "10.1.2.3/24"), (3, "10.1.3.2/24")];
+    network.snapshot.addresses.extend(snapshot(&more).addresses);
+    network.snapshot.addresses.sort();
+    network.last = network.ways("10.9.9.9").unwrap();
+    for (way, local) in network.last.iter_mut().zip(["10.1.2.3", "10.1.2.2", "10.1.3.2"]) {
+        way.local = ip(local);
+    }
+    assert_eq!(network.ways("10.9.9.9").unwrap(), network.last);
+    // A new neighbour has one that is in use on its interface.
+    network.last.remove(0);
+    assert_eq!(network.ways("10.9.9.9").unwrap()[0].local, ip("10.1.2.2"));
+}
+
 #[test]
 fn a_way_out_that_cannot_be_used_is_told() {
     let new = || Network::new().knows(&KNOWN).with(DEFAULT, 0, &[hop(2, "10.1.2.254")]);
@@ -316,7 +543,7 @@ fn a_way_has_tag_addresses_weight_and_the_least_mtu() {
     network.snapshot.links.insert(10, crate::net::Link { stacked, ..link(10, "eth0.70", true) });
     let address = ip("10.1.7.1");
     let prefix = "10.1.7.0/24".parse().unwrap();
-    network.snapshot.addresses.push(crate::net::Address { index: 10, prefix, address });
+    network.snapshot.addresses.push(Address { index: 10, prefix, address, rank: Rank::Primary });
     let routed = |mtu| Hop { weight: 256, mtu, ..hop(10, "10.1.7.254") };
     let network = network.with("10.8.0.0/16", 0, &[routed(None)]);
     let mut network = network.with("10.9.0.0/16", 0, &[routed(Some(1_400))]);

@@ -123,6 +123,64 @@ fn watcher_sees_each_change() {
 }
 
 #[test]
+fn an_address_has_one_entry_whatever_becomes_of_it() {
+    if !root() {
+        return;
+    }
+    let (a, b) = pair();
+    let mut seen = a.enter(|| Seen::new(Watcher::new().unwrap()));
+    let rank = |s: &Snapshot, address: &str| {
+        let ranks = s.addresses.iter().filter(|a| a.address == ip(address)).map(|a| a.rank);
+        let ranks: Vec<Rank> = ranks.collect();
+        assert!(ranks.len() < 2, "{address}: {ranks:?}");
+        ranks.first().copied()
+    };
+    // A numerically lower one that is added later, and IPv6, which has no such thing.
+    a.sh("ip addr add 10.1.2.0/24 dev va; ip addr add 2001:db8::/64 dev va");
+    seen.until("secondary", |s| rank(s, "10.1.2.0") == Some(Rank::Secondary));
+    seen.until("not secondary", |s| rank(s, "2001:db8::") == Some(Rank::Primary));
+    assert_eq!(rank(&seen.snapshot, "10.1.2.1"), Some(Rank::Primary));
+
+    for address in ["10.1.2.1/24", "2001:db8::1/64"] {
+        let (plain, _) = address.split_once('/').unwrap();
+        for (lifetime, expected) in [("0", Rank::Unfit), ("forever", Rank::Primary)] {
+            let before = seen.snapshot.clone();
+            a.sh(&format!(
+                "ip addr change {address} dev va valid_lft forever preferred_lft {lifetime}"
+            ));
+            seen.until("another rank", |s| rank(s, plain) == Some(expected));
+            assert_ne!(seen.snapshot, before);
+            assert!(seen.snapshot.is_own(ip(plain)));
+            assert!(seen.snapshot.addresses.is_sorted());
+            seen.agrees();
+        }
+    }
+
+    // With the other end's address it is a duplicate.
+    a.sh("sysctl -qw net.ipv6.conf.all.accept_dad=1 net.ipv6.conf.va.accept_dad=1
+          ip addr add 2001:db8::2/64 dev va");
+    seen.until("tentative", |s| rank(s, "2001:db8::2") == Some(Rank::Unfit));
+    let failed = || a.sh("ip addr show dev va to 2001:db8::2").contains("dadfailed");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !failed() {
+        assert!(Instant::now() < deadline, "no duplicate");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    seen.agrees();
+    assert_eq!(rank(&seen.snapshot, "2001:db8::2"), Some(Rank::Unfit));
+    // Without it, it is ours after a while.
+    b.sh("ip addr flush dev vb");
+    a.sh("ip addr del 2001:db8::2/64 dev va; ip addr add 2001:db8::2/64 dev va");
+    seen.until("not tentative", |s| rank(s, "2001:db8::2") == Some(Rank::Primary));
+    // The secondary one is promoted.
+    a.sh("sysctl -qw net.ipv4.conf.va.promote_secondaries=1; ip addr del 10.1.2.1/24 dev va");
+    seen.until("promoted", |s| rank(s, "10.1.2.0") == Some(Rank::Primary));
+    a.sh("ip addr del 10.1.2.0/24 dev va");
+    seen.until("gone", |s| !s.is_own(ip("10.1.2.0")));
+    seen.agrees();
+}
+
+#[test]
 fn watcher_sees_xdp_programs() {
     if !root() {
         return;
