@@ -214,8 +214,10 @@ impl Snapshot {
         self.links.values().filter(move |link| link.master == Some(bond))
     }
 
-    /// The gateway of an interface's default route for destinations of a family.
+    /// The gateway of an interface's default route for destinations of a family. A
+    /// route by several interfaces outlives one that is down, but is not by it.
     pub(crate) fn gateway(&self, interface: u32, v4: bool) -> Option<IpAddr> {
+        self.links.get(&interface).filter(|link| link.up)?;
         let mut hops = self.routes.defaults(v4).flat_map(|route| &route.hops);
         hops.find(|hop| hop.interface == interface && hop.gateway.is_some())?.gateway
     }
