@@ -280,7 +280,9 @@ fn local(
         (!to_it, used.next().is_none(), outside, !own.prefix.contains(start.neighbour), own.rank)
     };
     let own = own.min_by_key(|own| unlike(own));
-    start.source.filter(of_family).or_else(|| own.map(|own| own.address))
+    // Up to 6.1 an IPv6 route keeps its source when the address is gone.
+    let source = start.source.filter(of_family).filter(|source| snapshot.is_own(*source));
+    source.or_else(|| own.map(|own| own.address))
 }
 
 /// The port that frames of an interface leave by, and how.

@@ -33,6 +33,7 @@ impl Network {
     /// `eth0` and `eth1`, both ports and running, and `eth2`, which is none.
     fn new() -> Self {
         let own = [
+            (1, "10.7.7.7/32"),
             (2, "10.1.2.1/24"),
             (2, "2001:db8::1/64"),
             (2, "fe80::1/64"),
@@ -125,6 +126,7 @@ fn servers_are_reached_by_the_right_way() {
     let one = |prefix, gateway| new().with(prefix, 0, &[hop(2, gateway)]);
     let both = [hop(3, "10.1.3.254"), hop(2, "10.1.2.254")];
     let own_source = Hop { source: Some(ip("10.7.7.7")), ..hop(2, "10.1.2.254") };
+    let no_source = Hop { source: Some(ip("10.7.7.8")), ..hop(2, "10.1.2.254") };
     let by_254 = "2 10.1.2.254 10.1.2.1";
     let by_253 = "2 10.1.2.253 10.1.2.1";
     let by_eth1 = "3 10.1.3.254 10.1.3.1";
@@ -238,6 +240,7 @@ fn servers_are_reached_by_the_right_way() {
             "10.9.9.9",
             "2 10.1.2.254 10.7.7.7",
         ),
+        ("a source that is gone", new().with(DEFAULT, 0, &[no_source]), "10.9.9.9", by_254),
         (
             "all next hops",
             new().with(DEFAULT, 0, &both),

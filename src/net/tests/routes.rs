@@ -188,10 +188,12 @@ fn ipv6_routes_are_followed() {
         ("ip -6 route add blackhole 2001:db8:9::9/128", "1024: none"),
         ("ip -6 route del blackhole 2001:db8:9::9/128", "7: va via 2001:db8::5"),
         (
-            "ip -6 route add 2001:db8:9::9/128 via 2001:db8::3 src 2001:db8:1::1",
-            "1024: va via 2001:db8::3 src 2001:db8:1::1",
+            "ip addr add 2001:db8::2/64 dev va nodad
+             ip -6 route add 2001:db8:9::9/128 via 2001:db8::3 src 2001:db8::2",
+            "1024: va via 2001:db8::3 src 2001:db8::2",
         ),
-        ("ip addr del 2001:db8:1::1/64 dev vc", "1024: va via 2001:db8::3"),
+        // Up to 6.1 a source of another interface stays.
+        ("ip addr del 2001:db8::2/64 dev va", "1024: va via 2001:db8::3"),
         ("ip -6 route del 2001:db8:9::9/128", "7: va via 2001:db8::5"),
         (
             "ip -6 route del 2001:db8:9::/48 metric 7; ip -6 route del 2001:db8:9::/48",
