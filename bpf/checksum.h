@@ -3,13 +3,20 @@
 #ifndef XVS_CHECKSUM_H
 #define XVS_CHECKSUM_H
 
-static __always_inline __u16 fold_sum(__u64 sum)
+/* A sum of words in one of 16 bits. */
+static __always_inline __u16 sum_words(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
+	return sum;
+}
+
+/* The checksum that a sum of words makes; also what takes it away from another. */
+static __always_inline __u16 fold_sum(__u64 sum)
+{
+	return ~sum_words(sum);
 }
 
 /* A checksum after one 16-bit word has changed (RFC 1624, equation 3). */

@@ -62,6 +62,8 @@ struct {
 } reasons SEC(".maps");
 
 #include "order.h"
+#include "wire.h"
+#include "checksum.h"
 #include "tag.h"
 #include "decap_header.h"
 #include "decap_sum.h"

@@ -28,11 +28,10 @@ static __always_inline int ecn_decapsulated(__u32 outer, __u32 inner)
 static __always_inline void ecn_set4(struct iphdr *ip, __u32 ecn)
 {
 	__u16 *word = (void *)ip;
-	__u32 old = *word;
+	__u16 old = *word;
 
 	ip->tos = (ip->tos & ~3) | ecn;
-	ip->check =
-		negated(fold((__u64)negated(ip->check) + negated(old) + *word));
+	ip->check = update_sum(ip->check, old, *word);
 }
 
 static __always_inline void ecn_set6(struct ipv6hdr *ip, __u32 ecn)

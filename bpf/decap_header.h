@@ -5,23 +5,8 @@
 #ifndef XVS_DECAP_HEADER_H
 #define XVS_DECAP_HEADER_H
 
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
-
-#define IPPROTO_HOPOPTS 0
-#define IPPROTO_ROUTING 43
-#define IPPROTO_FRAGMENT 44
-#define IPPROTO_ICMPV6 58
-#define IPPROTO_DSTOPTS 60
-
 /* A packet with more extension headers than this is not of our tunnels. */
 #define EXTENSIONS_MAX 4
-
-/* More than the offset of any header in a frame. */
-#define OFFSET_MAX 0x7fff
-
-/* A step's result when no reason has ended the packet's way yet. */
-#define CONTINUE (-1)
 
 /* RFC 2784, section 2.1, and RFC 2890, section 2. Bits 6 to 12 are to be
  * ignored, as is what is behind them.
@@ -29,23 +14,6 @@
 #define GRE_KEY 0x2000
 #define GRE_SEQUENCE 0x1000
 #define GRE_UNSUPPORTED 0xcc07 /* checksum, RFC 1701's routing, version */
-
-/* The first half of a GUE header (draft-ietf-intarea-gue-09, section 3.2): its
- * version, that it is a control message, its length beyond 4 octets; the
- * protocol of what it carries. All else is 0 in what our tunnels send.
- */
-#define GUE_PLAIN 0x00
-
-struct gre {
-	__be16 flags;
-	__be16 protocol;
-};
-
-struct gue {
-	__u8 form;
-	__u8 protocol;
-	__be16 flags;
-};
 
 /* In whole words: so the verifier of every kernel remembers what it has seen of
  * each, v5.16: 354e8f1970f8 ("bpf: Support <8-byte scalar spill and refill").

@@ -16,27 +16,12 @@
 /* What valid words sum up to. */
 #define SUM_VALID 0xffff
 
-static __always_inline __u32 fold(__u64 sum)
-{
-	sum = (sum >> 32) + (sum & 0xffffffff);
-	sum = (sum >> 16) + (sum & 0xffff);
-	sum = (sum >> 16) + (sum & 0xffff);
-	sum = (sum >> 16) + (sum & 0xffff);
-	return sum;
-}
-
-/* The complement of a word in a sum: takes it away. */
-static __always_inline __u32 negated(__u32 word)
-{
-	return ~word & 0xffff;
-}
-
 static __always_inline bool is_sum4_valid(struct iphdr *ip)
 {
 	__u32 *words = (void *)ip;
 
-	return fold((__u64)words[0] + words[1] + words[2] + words[3] +
-		    words[4]) == SUM_VALID;
+	return sum_words((__u64)words[0] + words[1] + words[2] + words[3] +
+			 words[4]) == SUM_VALID;
 }
 
 /* The last octets of those up to a place in the frame. For the verifier they are
@@ -100,7 +85,7 @@ __noinline __s64 sum_octets(struct xdp_md *ctx, __u32 offset, __u32 left)
 			return -1;
 		sum += *from;
 	}
-	return fold(sum);
+	return sum_words(sum);
 }
 
 /* Whether a checksum of the transport covers all that the IP packet has of it,
@@ -143,8 +128,8 @@ static __always_inline __s64 expected_sum4(struct tunnel *t)
 	transport = header_at(t, t->offset + header);
 	if (!covers_all(t, transport, ip->protocol, length))
 		return -1;
-	return negated(fold((__u64)ip->saddr + ip->daddr +
-			    bpf_htons(ip->protocol) + bpf_htons(length)));
+	return fold_sum((__u64)ip->saddr + ip->daddr + bpf_htons(ip->protocol) +
+			bpf_htons(length));
 }
 
 static __always_inline __s64 expected_sum6(struct tunnel *t)
@@ -163,8 +148,8 @@ static __always_inline __s64 expected_sum6(struct tunnel *t)
 	/* Of the header what the pseudo-header has too, which is addresses and
 	 * length, is taken away by that.
 	 */
-	return fold((__u64) * (__u32 *)ip + *(__u16 *)&ip->nexthdr +
-		    negated(bpf_htons(ip->nexthdr)));
+	return sum_words((__u64) * (__u32 *)ip + *(__u16 *)&ip->nexthdr +
+			 (__u16)~bpf_htons(ip->nexthdr));
 }
 
 /* The sum of the outer pseudo-header (RFC 768; RFC 8200, section 8.1). */
@@ -194,7 +179,7 @@ static __always_inline int verify_udp(struct xdp_md *ctx, struct tunnel *t)
 		sum = sum_octets(ctx, t->offset, t->left);
 	if (sum < 0)
 		return XVS_DECAP_UNVERIFIABLE;
-	if (fold(pseudo_sum(t) + t->udp_sum + sum) != SUM_VALID)
+	if (sum_words(pseudo_sum(t) + t->udp_sum + sum) != SUM_VALID)
 		return XVS_DECAP_UDP_CHECKSUM;
 	return CONTINUE;
 }

@@ -73,8 +73,8 @@ static __always_inline int way_out(struct xdp_md *ctx, struct packet *p,
 }
 
 /* Sends the packet by its destination's way out, or through its tunnel. Writes
- * nothing unless it leaves, or there is no room for its headers. The reason is
- * what is counted when it does.
+ * nothing unless it leaves, there is no room for its headers, or the way changes
+ * meanwhile. The reason is what is counted when it does.
  */
 static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 				   int reason)

@@ -3,25 +3,10 @@
 #ifndef XVS_PACKET_H
 #define XVS_PACKET_H
 
-#define ETH_P_IP 0x0800
-#define ETH_P_IPV6 0x86dd
-
-#define IPPROTO_HOPOPTS 0
-#define IPPROTO_ROUTING 43
-#define IPPROTO_FRAGMENT 44
-#define IPPROTO_ICMPV6 58
-#define IPPROTO_DSTOPTS 60
-
 /* More extension headers than this are malformed (RFC 8504, section 5.3
  * leaves the limit to the node).
  */
 #define EXTENSIONS_MAX 8
-
-/* More than the offset of any header in a frame. */
-#define OFFSET_MAX 0x7fff
-
-/* A step's result when no reason has ended the packet's way yet. */
-#define CONTINUE (-1)
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02

@@ -15,21 +15,6 @@
 #define ENTROPY_PORT 0xc000
 #define ENTROPY_PORT_BITS 0x3fff
 
-/* GRE without any of the optional fields (RFC 2784, section 2.1). */
-struct gre {
-	__be16 flags;
-	__be16 protocol; /* ETH_P_* of the packet */
-};
-
-/* GUE, version 0, of a data message without optional fields
- * (draft-ietf-intarea-gue-09, section 3.1).
- */
-struct gue {
-	__u8 length;
-	__u8 protocol; /* IPPROTO_* of the packet */
-	__be16 flags;
-};
-
 static __always_inline bool tunnel_is_v6(struct xvs_tunnel *t)
 {
 	return READ_ONCE(t->flags) & XVS_TUNNEL_V6;
@@ -235,7 +220,7 @@ static __always_inline void *put_tunnel(void *at, void *end,
 
 		if ((void *)(gue + 1) > end)
 			return NULL;
-		gue->length = 0;
+		gue->form = GUE_PLAIN;
 		gue->protocol = protocol;
 		gue->flags = 0;
 		return gue + 1;

@@ -17,6 +17,7 @@
 #include "once.h"
 #include "siphash.h"
 #include "order.h"
+#include "wire.h"
 #include "tag.h"
 #include "mac.h"
 #include "packet.h"
