@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::config::MIN_MTU6;
 use crate::net::PathError;
 
 /// How long a path's MTU is believed after a router told of it. RFC 1191 (6.3)
@@ -15,9 +16,6 @@ const LIFETIME: Duration = Duration::from_secs(600);
 /// No path over IPv4 is believed to take less: the kernel's default of
 /// `net.ipv4.route.min_pmtu`.
 const MIN_V4: u32 = 552;
-
-/// Every link takes as much over IPv6 (RFC 8200, 5).
-const MIN_V6: u32 = 1280;
 
 /// The outside of a tunnel to a server, as far as all of its packets have it in
 /// common.
@@ -32,18 +30,18 @@ pub(crate) struct Outer {
 }
 
 /// Whether the error is about a packet that one of the tunnels may have carried;
-/// `is_own` tells whether an address is this host's.
+/// `is_source` tells whether an address is one that they send from.
 pub(crate) fn matches(
     error: &PathError,
     tunnels: &BTreeSet<Outer>,
-    is_own: impl FnOnce(IpAddr) -> bool,
+    is_source: impl FnOnce(IpAddr) -> bool,
 ) -> bool {
     let outer = Outer {
         server: error.destination,
         protocol: error.protocol,
         port: error.ports.map(|(_, destination)| destination),
     };
-    tunnels.contains(&outer) && is_own(error.source)
+    tunnels.contains(&outer) && is_source(error.source)
 }
 
 /// The path MTUs that routers told, by server.
@@ -72,7 +70,7 @@ impl PathMtus {
     pub(crate) fn learn(&mut self, server: IpAddr, mtu: u32, now: Instant) -> bool {
         let mtu = match server {
             IpAddr::V4(_) => mtu.max(MIN_V4),
-            IpAddr::V6(_) if mtu < MIN_V6 => return false,
+            IpAddr::V6(_) if mtu < MIN_MTU6 => return false,
             IpAddr::V6(_) => mtu,
         };
         let before = self.learned.get(&server).filter(|learned| now < learned.expires);
@@ -238,8 +236,8 @@ mod tests {
             (PathError { ports: None, ..gue }, false),
             (PathError { protocol: 6, ..ipip }, false),
         ] {
-            let is_own = |address| [own, own_v6].contains(&address);
-            assert_eq!(matches(&error, &tunnels, is_own), expected, "{error:?}");
+            let is_source = |address| [own, own_v6].contains(&address);
+            assert_eq!(matches(&error, &tunnels, is_source), expected, "{error:?}");
         }
     }
 }

@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use super::Balanced;
 use super::Control;
-use super::Target;
 use super::entries;
 use crate::Destination;
 use crate::DestinationStatus;
@@ -234,7 +233,7 @@ impl Control {
     /// Whether the way to any destination may be by a route.
     pub(crate) fn is_routed(&self) -> bool {
         let mut targets = self.services.values().flat_map(|b| b.targets.values());
-        targets.any(|target| target.destination.tunnel != Tunnel::None)
+        targets.any(|target| !target.is_direct())
     }
 
     /// The neighbours that must be kept resolved, with whether they are.
@@ -242,10 +241,11 @@ impl Control {
         let targets = self.services.values().flat_map(|b| b.targets.values());
         let (mut servers, mut tunnelled) = (HashMap::new(), HashSet::new());
         // Services often have the same servers.
-        for Target { destination, status, .. } in targets {
-            match destination.tunnel {
-                Tunnel::None => _ = servers.insert(destination.address, *status),
-                _ => _ = tunnelled.insert(destination.address),
+        for target in targets {
+            let address = target.destination.address;
+            match target.is_direct() {
+                true => _ = servers.insert(address, target.status),
+                false => _ = tunnelled.insert(address),
             }
         }
         let direct = servers.into_iter().filter_map(|(address, status)| {
