@@ -9,6 +9,8 @@ mod netns;
 #[path = "common/random.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod random;
+#[path = "common/test_run.rs"]
+mod test_run;
 #[path = "common/wire.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod wire;

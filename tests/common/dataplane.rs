@@ -7,7 +7,6 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
@@ -37,6 +36,7 @@ pub use super::flowtable::FlowKey;
 use super::flowtable::FlowTables;
 use super::netns::Namespace;
 use super::netns::sh;
+use super::test_run::test_run;
 use super::vlans;
 
 /// What the program returned.
@@ -337,7 +337,6 @@ impl Dataplane {
         self.test_run(ingress, frame, first)
     }
 
-    #[allow(unsafe_code, reason = "libbpf-rs runs only programs of its own objects")]
     fn test_run(
         &self,
         ingress: Port,
@@ -352,30 +351,9 @@ impl Dataplane {
             rx_queue_index: 0,
             egress_ifindex: 0,
         };
-        let mut output = vec![0; frame.len() + 512];
-        let mut options = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
-            data_in: frame.as_ptr().cast(),
-            data_size_in: frame.len() as u32,
-            data_out: output.as_mut_ptr().cast(),
-            data_size_out: output.len() as u32,
-            repeat: 1,
-            ..Default::default()
-        };
-        if self.context {
-            options.ctx_in = std::ptr::from_ref(&context).cast();
-            options.ctx_size_in = size_of_val(&context) as u32;
-        }
-        // SAFETY: the pointers in `options` are to buffers of the sizes that
-        // it gives, which live until the call returns.
-        let result = unsafe {
-            libbpf_sys::bpf_prog_test_run_opts(self.program.as_raw_fd(), &raw mut options)
-        };
-        if result < 0 {
-            return Err(io::Error::from_raw_os_error(-result));
-        }
-        output.truncate(options.data_size_out as usize);
-        let verdict = match options.retval {
+        let context = self.context.then_some(&context);
+        let (returned, output) = test_run(&self.program, frame, context)?;
+        let verdict = match returned {
             0 => Verdict::Aborted,
             1 => Verdict::Drop,
             2 => Verdict::Pass,

@@ -8,6 +8,7 @@ pub mod flowtable;
 pub mod frame;
 pub mod netns;
 pub mod random;
+pub mod test_run;
 pub mod vlans;
 pub mod wire;
 pub mod xdp;

@@ -1,8 +1,6 @@
 //! A real server with the program, run on single frames by BPF_PROG_TEST_RUN.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 
@@ -11,6 +9,7 @@ use xvs::DecapOptions;
 
 use crate::netns::Namespace;
 use crate::netns::sh;
+use crate::test_run::test_run;
 use crate::tunnel::BALANCERS;
 use crate::tunnel::FOU;
 use crate::tunnel::GUE;
@@ -58,36 +57,14 @@ impl Real {
 
     /// Runs the program on a frame: the verdict and the frame afterwards.
     pub fn run(&self, frame: &[u8]) -> (Verdict, Vec<u8>) {
-        self.test_run(frame).expect("the kernel runs the program on the frame")
-    }
-
-    #[expect(unsafe_code, reason = "libbpf-rs runs only programs of its own objects")]
-    fn test_run(&self, frame: &[u8]) -> io::Result<(Verdict, Vec<u8>)> {
-        let mut output = vec![0; frame.len() + 512];
-        let mut options = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
-            data_in: frame.as_ptr().cast(),
-            data_size_in: frame.len() as u32,
-            data_out: output.as_mut_ptr().cast(),
-            data_size_out: output.len() as u32,
-            repeat: 1,
-            ..Default::default()
-        };
-        // SAFETY: the pointers in `options` are to buffers of the sizes that
-        // it gives, which live until the call returns.
-        let result = unsafe {
-            libbpf_sys::bpf_prog_test_run_opts(self.program.as_raw_fd(), &raw mut options)
-        };
-        if result < 0 {
-            return Err(io::Error::from_raw_os_error(-result));
-        }
-        output.truncate(options.data_size_out as usize);
-        let verdict = match options.retval {
+        let result = test_run(&self.program, frame, None);
+        let (returned, output) = result.expect("the kernel runs the program on the frame");
+        let verdict = match returned {
             1 => Verdict::Drop,
             2 => Verdict::Pass,
             other => panic!("the program returned {other}"),
         };
-        Ok((verdict, output))
+        (verdict, output)
     }
 }
 
