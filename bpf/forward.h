@@ -82,15 +82,17 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	struct xvs_destination *d = p->destination;
 	/* One word: the MTU of no way out, 0, must not be told to anybody. */
 	__u64 way = READ_ONCE(*(__u64 *)&d->way.ifindex);
-	__u64 hash = tunnel_hash(p);
+	__u64 hash = 0;
 	__u32 overhead = READ_ONCE(d->overhead);
 	union mac destination, source;
 	__u32 ifindex, mtu;
 	int result;
 
 	if (overhead) {
-		struct xvs_tunnel *t = tunnel_find(p->slot, hash);
+		struct xvs_tunnel *t;
 
+		hash = tunnel_hash(p);
+		t = tunnel_find(p->slot, hash);
 		if (!t)
 			return XVS_NO_DESTINATION;
 		way = READ_ONCE(*(__u64 *)&t->way.ifindex);
@@ -105,7 +107,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 	if (p->verdict == XDP_ABORTED)
 		return XVS_NO_DESTINATION;
 	if (p->more)
-		fragment_store(ctx, p);
+		fragment_store(p);
 	decrement_ttl(p);
 
 	/* Read again: if the verifier knew what it was, it would follow what is

@@ -5,10 +5,11 @@
 #ifndef XVS_HASH_H
 #define XVS_HASH_H
 
-/* Addresses, ports and the protocol without anything in between. */
-static __always_inline __u64 hash_tuple(struct packet *p)
+/* The addresses, a word and an octet without anything in between. */
+static __always_inline __u64 hash_words(struct packet *p, __u32 word,
+					__u8 octet)
 {
-	__u64 last = p->key.ports | (__u64)p->key.protocol << 32;
+	__u64 last = word | (__u64)octet << 32;
 	struct siphash h;
 
 	siphash_start(&h, settings.k0, settings.k1);
@@ -21,6 +22,11 @@ static __always_inline __u64 hash_tuple(struct packet *p)
 	siphash_word(&h, p->key.daddr[0]);
 	siphash_word(&h, p->key.daddr[1]);
 	return siphash_end(&h, last, 37);
+}
+
+static __always_inline __u64 hash_tuple(struct packet *p)
+{
+	return hash_words(p, p->key.ports, p->key.protocol);
 }
 
 /* The source's address alone. */

@@ -145,7 +145,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct xvs_fragment_key);
+	__type(key, __u64);
 	__type(value, struct xvs_fragment);
 } fragments SEC(".maps");
 

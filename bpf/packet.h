@@ -272,6 +272,23 @@ static __always_inline bool in_one_buffer(struct packet *p)
 	return !has_frags(p) || sizeof(*p->eth) + p->tag + p->length <= octets;
 }
 
+/* Puts the packet's source into the key. */
+static __always_inline void read_source(struct packet *p)
+{
+	const __u64 *address;
+
+	if (p->version == 4) {
+		p->key.saddr[0] = p->ip4->saddr;
+		return;
+	}
+	/* Read in words, which are not aligned: the verifier allows that where
+	 * the machine does.
+	 */
+	address = (const __u64 *)&p->ip6->saddr;
+	p->key.saddr[0] = address[0];
+	p->key.saddr[1] = address[1];
+}
+
 /* IP. The frame is not for a VIP, or the packet's addresses are in the key,
  * even when it is malformed.
  */
@@ -286,7 +303,7 @@ static __always_inline int parse_ip4(struct xdp_md *ctx, struct packet *p,
 	if (!gate_has_vip(gate, p))
 		return XVS_NOT_VIP;
 	p->ip4 = ip;
-	p->key.saddr[0] = ip->saddr;
+	read_source(p);
 	if (!gate_admits(gate, ctx, p))
 		return XVS_OTHER_HOST;
 
@@ -315,18 +332,13 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 
 	if ((void *)(ip + 1) > p->end)
 		return XVS_NOT_IP;
-	/* Read in words, which are not aligned: the verifier allows that where
-	 * the machine does.
-	 */
 	address = (const __u64 *)&ip->daddr;
 	p->key.daddr[0] = address[0];
 	p->key.daddr[1] = address[1];
 	if (!gate_has_vip(gate, p))
 		return XVS_NOT_VIP;
 	p->ip6 = ip;
-	address = (const __u64 *)&ip->saddr;
-	p->key.saddr[0] = address[0];
-	p->key.saddr[1] = address[1];
+	read_source(p);
 	if (!gate_admits(gate, ctx, p))
 		return XVS_OTHER_HOST;
 

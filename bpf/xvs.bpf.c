@@ -35,9 +35,9 @@
 #include "stats.h"
 
 /* A fragment without ports follows the one that had them. */
-static __always_inline int follow_fragment(struct xdp_md *ctx, struct packet *p)
+static __always_inline int follow_fragment(struct packet *p)
 {
-	struct xvs_destination *d = fragment_destination(ctx, p);
+	struct xvs_destination *d = fragment_destination(p);
 
 	if (!d)
 		return XVS_FRAGMENT_ORPHAN;
@@ -97,7 +97,7 @@ static __always_inline int decide(struct xdp_md *ctx, struct packet *p)
 
 	p->now = clock_tick(p);
 	if (p->later)
-		return follow_fragment(ctx, p);
+		return follow_fragment(p);
 	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return handle_icmp(ctx, p);
 	reason = parse_transport(p);
@@ -110,12 +110,7 @@ static __always_inline int process(struct xdp_md *ctx, struct packet *p)
 {
 	int reason = decide(ctx, p);
 
-	if (!p->destination)
-		return reason;
-	/* If the verifier knew the reason, it would follow what is left of a
-	 * packet's way once for each.
-	 */
-	return forward(ctx, p, reason + p->cpu->zero);
+	return p->destination ? forward(ctx, p, reason) : reason;
 }
 
 /* The whole way once for each family, so that neither asks which it is. */

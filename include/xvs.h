@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 5,
+	XVS_LAYOUT_VERSION = 6,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -313,15 +313,7 @@ struct xvs_flows6 {
 	struct xvs_bucket6 buckets[XVS_FLOW_GROUP / XVS_FLOW_WAYS];
 };
 
-/* A packet that comes in fragments. */
-struct xvs_fragment_key {
-	__u8 saddr[16];
-	__u8 daddr[16];
-	__be32 id;
-	__u8 protocol;
-	__u8 pad[3];
-};
-
+/* Where a packet goes that comes in fragments. */
 struct xvs_fragment {
 	__u32 slot;
 	__u32 generation;
