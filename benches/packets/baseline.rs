@@ -40,7 +40,7 @@ pub fn make() -> Result<(), String> {
             continue;
         }
         let name = path["path"].as_str().ok_or_else(fault)?;
-        let ratio = path["ratio"].as_f64().ok_or_else(fault)?;
+        let ratio = path["ratio_beside"].as_f64().ok_or_else(fault)?;
         ratios.insert(name, (ratio * 1000.0).round() / 1000.0);
     }
     write_json(BASELINE, &serde_json::json!(ratios));
@@ -77,14 +77,13 @@ pub fn load(groups: &[Vec<Case>]) -> Result<BTreeMap<String, f64>, String> {
 
 /// The paths that are worse than they should be.
 pub fn compare(measured: &Measured, ratios: &BTreeMap<String, f64>) -> Vec<Worse> {
-    let reference = median(&measured.paths[0].times);
     measured
         .paths
         .iter()
         .filter_map(|path| {
             let right = *ratios.get(&path.name)?;
-            let ratio = median(&path.ratios);
-            let more = (ratio - right) * reference;
+            let ratio = median(&path.beside_ratios);
+            let more = (1.0 - right / ratio) * median(&path.times);
             let worse = ratio > right * FACTOR && more > NOISE;
             worse.then(|| Worse { name: path.name.clone(), right, ratio, more })
         })

@@ -41,6 +41,9 @@ const IN: u16 = 0xa000;
 pub const FLOWS: u32 = 2_000_000;
 /// The number of flows that ratios are to.
 pub const USUAL: u32 = 1024;
+/// The number of flows with which the reference waits for memory as much as a packet
+/// does that has no flow: both are slower when others use the machine's caches.
+const WAITING: u32 = 1 << 16;
 
 /// Packets of a round, unless there are more flows.
 const PACKETS: u32 = 1 << 18;
@@ -65,6 +68,8 @@ pub struct Case {
     pub packets: Packets,
     /// How many flows the packets are of, where that is what matters.
     pub flows: Option<u32>,
+    /// How many flows the reference has that waits for memory as much.
+    pub beside: u32,
     /// Sent before each round, so that there is what the packets refer to.
     pub before: Option<Packets>,
     /// Packets of a round.
@@ -84,6 +89,7 @@ impl Case {
             subject,
             packets,
             flows: None,
+            beside: USUAL,
             before: None,
             count: PACKETS,
             first: PACKETS,
@@ -95,7 +101,12 @@ impl Case {
     fn flows(mut self, flows: u32) -> Self {
         self.packets.mask = flows - 1;
         self.flows = Some(flows);
-        self.packets(PACKETS.max(flows))
+        self.beside(flows).packets(PACKETS.max(flows))
+    }
+
+    fn beside(mut self, flows: u32) -> Self {
+        self.beside = flows;
+        self
     }
 
     fn before(mut self, packets: Packets) -> Self {
@@ -181,7 +192,7 @@ pub fn ways() -> Vec<Way> {
 /// All paths. Those of a group do not disturb each other, and are run in turn;
 /// the tables hold the flows of all of them at once. A later group leaves the
 /// tables as no earlier one may find them. Each group begins with the
-/// reference that its ratios are to.
+/// references that its ratios are to.
 pub fn groups() -> Vec<Vec<Case>> {
     let [v4, v6] = VIPS.map(Family::new);
     let reference = |flows| {
@@ -189,7 +200,7 @@ pub fn groups() -> Vec<Vec<Case>> {
         let name = format!("reference, {}", counted(flows));
         Case::new(name, Subject::Reference, packets).flows(flows)
     };
-    let mut steady: Vec<Case> = [USUAL, 1, 1 << 16, 1 << 20].map(reference).into();
+    let mut steady: Vec<Case> = [USUAL, 1, WAITING, 1 << 20].map(reference).into();
     for family in [&v4, &v6] {
         steady.extend(family.flows());
         steady.extend(family.tags());
@@ -201,12 +212,12 @@ pub fn groups() -> Vec<Vec<Case>> {
     let mut tunnels = vec![reference(USUAL)];
     tunnels.extend([&v4, &v6].into_iter().flat_map(Family::tunnels));
     let new = |port: u16, kind: &str, first: u32| {
-        let mut group = vec![reference(USUAL)];
+        let mut group: Vec<Case> = [USUAL, WAITING].map(reference).into();
         for family in [&v4, &v6] {
             let packets = family.by_clients(family.udp((port, UDP_PORT)), CLIENTS);
             let name = format!("{kind}, {}", family.name);
             let case = Case::new(name, Subject::Xvs("forwarded_new"), packets);
-            group.push(case.first(first));
+            group.push(case.beside(WAITING).first(first));
         }
         group
     };
@@ -292,7 +303,7 @@ impl Family {
         };
         let tcp = self.tcp((40000, TCP), ACK);
         let mut cases: Vec<Case> =
-            [1, USUAL, 1 << 16, 1 << 20].map(|flows| hit("TCP", tcp.clone(), flows)).into();
+            [1, USUAL, WAITING, 1 << 20].map(|flows| hit("TCP", tcp.clone(), flows)).into();
         cases.push(hit("UDP", self.udp((40000, UDP_PORT)), USUAL));
         cases
     }
@@ -342,8 +353,8 @@ impl Family {
         let tagged = self.by_tagged_clients(foreign, USUAL - 1);
         let tagged_name = format!("other address, tagged, {}", self.name);
         vec![
-            case("SYN", "forwarded_syn", syn(TCP), CLIENTS),
-            case("SYN, sticky service", "forwarded_syn", syn(STICKY), CLIENTS),
+            case("SYN", "forwarded_syn", syn(TCP), CLIENTS).beside(WAITING),
+            case("SYN, sticky service", "forwarded_syn", syn(STICKY), CLIENTS).beside(WAITING),
             case("no service", "no_service", self.tcp((40000, 9), ACK), USUAL - 1),
             case("other address", "not_vip", filled(foreign), USUAL - 1),
             Case::new(tagged_name, Subject::Xvs("not_vip"), tagged).tag(IN),

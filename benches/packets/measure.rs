@@ -33,15 +33,16 @@ pub const XDP_TX: u32 = 3;
 pub struct Path {
     pub name: String,
     pub subject: Subject,
-    pub flows: Option<u32>,
+    /// Flows of the reference that waits for memory as much.
+    beside: u32,
     /// Packets of a round.
     pub packets: u32,
     /// Nanoseconds per packet, net of the harness.
     pub times: Vec<f64>,
     /// To the reference in the same round.
     pub ratios: Vec<f64>,
-    /// To the reference with as many flows, if there is one.
-    pub same: Option<Vec<f64>>,
+    /// To the reference that waits for memory as much, in the same round.
+    pub beside_ratios: Vec<f64>,
     /// Shares of the packets that another reason was counted for.
     pub others: BTreeMap<&'static str, f64>,
 }
@@ -65,9 +66,10 @@ pub fn measure(
     for group in groups {
         let (nothing, paths) = measure_group(harness, client, xvs, group);
         measured.harness.extend(nothing);
-        // The reference is there from the first group.
-        let known = usize::from(!measured.paths.is_empty());
-        measured.paths.extend(paths.into_iter().skip(known));
+        // The references are there from the first group.
+        let first = measured.paths.is_empty();
+        let new = paths.into_iter().filter(|p| first || p.subject != Subject::Reference);
+        measured.paths.extend(new);
     }
     measured
 }
@@ -102,7 +104,7 @@ fn measure_group(
         }
     }
     let mut paths: Vec<Path> = runs.into_iter().map(Run::path).collect();
-    compare_same(&mut paths);
+    compare_beside(&mut paths);
     (times, paths)
 }
 
@@ -123,11 +125,11 @@ impl<'a> Run<'a> {
         let path = Path {
             name: case.name.clone(),
             subject: case.subject,
-            flows: case.flows,
+            beside: case.beside,
             packets: case.count,
             times: Vec::new(),
             ratios: Vec::new(),
-            same: None,
+            beside_ratios: Vec::new(),
             others: BTreeMap::new(),
         };
         Self { harness, program, case, path, next: 0, counts: BTreeMap::new() }
@@ -219,17 +221,16 @@ fn reasons(client: &Client) -> BTreeMap<&'static str, u64> {
     client.info().expect("an instance that runs").stats.reasons.iter().collect()
 }
 
-/// Compares paths with the reference that has as many flows.
-fn compare_same(paths: &mut [Path]) {
+/// Compares paths with the reference that waits for memory as much.
+fn compare_beside(paths: &mut [Path]) {
     let references: BTreeMap<u32, Vec<f64>> = paths
         .iter()
         .filter(|path| path.subject == Subject::Reference)
-        .filter_map(|path| Some((path.flows?, path.times.clone())))
+        .map(|path| (path.beside, path.times.clone()))
         .collect();
     for path in paths {
-        let reference = path.flows.and_then(|flows| references.get(&flows));
-        path.same =
-            reference.map(|times| path.times.iter().zip(times).map(|(a, b)| a / b).collect());
+        let reference = &references[&path.beside];
+        path.beside_ratios = path.times.iter().zip(reference).map(|(a, b)| a / b).collect();
     }
 }
 

@@ -22,20 +22,19 @@ const SHARE: f64 = 0.0001;
 pub fn print_paths(measured: &Measured) {
     let harness = median(&measured.harness);
     println!("ns per frame of {FRAME} octets, net of the harness ({harness:.1}); {ROUNDS} rounds");
-    println!("ratio: to the reference with 1,024 flows; same: with as many flows");
-    println!("{:43}{:>9}{:>9}{:>9}{:>9}{:>9}", "", "median", "least", "most", "ratio", "same");
+    println!("ratio: to the reference with 1,024 flows; beside: to that which waits as much");
+    println!("{:43}{:>9}{:>9}{:>9}{:>9}{:>9}", "", "median", "least", "most", "ratio", "beside");
     for path in &measured.paths {
         let (least, most) = range(&path.times);
-        let same = path.same.as_ref().map(|ratios| format!("{:.2}", median(ratios)));
         let others = path.others.iter().filter(|(_, share)| **share >= SHARE);
         let others: String =
             others.map(|(reason, share)| format!("  {:.2} % {reason}", share * 100.0)).collect();
         println!(
-            "{:43}{:9.1}{least:9.1}{most:9.1}{:9.2}{:>9}{others}",
+            "{:43}{:9.1}{least:9.1}{most:9.1}{:9.2}{:9.2}{others}",
             path.name,
             median(&path.times),
             median(&path.ratios),
-            same.unwrap_or_default(),
+            median(&path.beside_ratios),
         );
     }
 }
@@ -74,7 +73,7 @@ fn path_json(path: &Path) -> Value {
         "least_ns": least,
         "most_ns": most,
         "ratio": median(&path.ratios),
-        "ratio_same_flows": path.same.as_ref().map(|ratios| median(ratios)),
+        "ratio_beside": median(&path.beside_ratios),
     })
 }
 
