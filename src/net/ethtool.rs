@@ -99,10 +99,10 @@ impl Ethtool {
     /// Asks for features to be on (true) or off, and leaves all others as they
     /// are. The kernel takes the request also where it cannot be met: what
     /// became of it is in the features afterwards.
-    pub(crate) fn set_features(
+    pub(crate) fn set_features<'a>(
         &mut self,
         index: u32,
-        wanted: impl IntoIterator<Item = (&'static str, bool)>,
+        wanted: impl IntoIterator<Item = (&'a str, bool)>,
     ) -> io::Result<()> {
         let mut bits = genl::attribute(ETHTOOL_A_BITSET_BITS, &[])?;
         for (name, on) in wanted {

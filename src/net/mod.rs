@@ -31,11 +31,15 @@ use neli::ToBytes;
 use neli::consts::rtnl::Ifla;
 use neli::consts::rtnl::RtAddrFamily;
 use neli::consts::rtnl::RtScope;
+use neli::consts::rtnl::RtaType;
 use neli::consts::rtnl::Rtm;
 use neli::rtnl::IfaddrmsgBuilder;
 use neli::rtnl::IfinfomsgBuilder;
+use neli::rtnl::Rtattr;
 use neli::rtnl::RtattrBuilder;
+use neli::types::Buffer;
 use neli::types::RtBuffer;
+use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use self::neighbour::Origin;
@@ -131,11 +135,7 @@ impl Net {
 }
 
 fn links_request() -> io::Result<impl Size + ToBytes> {
-    let filter = RtattrBuilder::default()
-        .rta_type(Ifla::ExtMask)
-        .rta_payload(RTEXT_FILTER_SKIP_STATS)
-        .build()
-        .map_err(io::Error::other)?;
+    let filter = attribute(Ifla::ExtMask, RTEXT_FILTER_SKIP_STATS.to_ne_bytes().to_vec())?;
     IfinfomsgBuilder::default()
         .ifi_family(RtAddrFamily::Unspecified)
         .rtattrs(RtBuffer::from_iter([filter]))
@@ -151,6 +151,26 @@ fn addresses_request(family: RtAddrFamily) -> io::Result<impl Size + ToBytes> {
         .ifa_index(0)
         .build()
         .map_err(io::Error::other)
+}
+
+/// An attribute of a request.
+fn attribute<T: RtaType>(kind: T, payload: Vec<u8>) -> io::Result<Rtattr<T, Buffer>> {
+    RtattrBuilder::default()
+        .rta_type(kind)
+        .rta_payload(Buffer::from(payload))
+        .build()
+        .map_err(io::Error::other)
+}
+
+/// An entry or an interface that is not there is no error.
+fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ENODEV) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Names the request that failed; the kernel's errno stays inside.

@@ -13,13 +13,12 @@ use neli::consts::rtnl::RtAddrFamily;
 use neli::consts::rtnl::Rtm;
 use neli::consts::rtnl::Rtn;
 use neli::rtnl::NdmsgBuilder;
-use neli::rtnl::Rtattr;
-use neli::rtnl::RtattrBuilder;
-use neli::types::Buffer;
 use neli::types::RtBuffer;
 use nix::errno::Errno;
 
 use super::Net;
+use super::absent_is_none;
+use super::attribute;
 use super::message;
 use super::message::Entry;
 use super::message::NDA_FLAGS_EXT;
@@ -223,27 +222,8 @@ fn request(
         .map_err(io::Error::other)
 }
 
-fn attribute(kind: Nda, payload: Vec<u8>) -> io::Result<Rtattr<Nda, Buffer>> {
-    RtattrBuilder::default()
-        .rta_type(kind)
-        .rta_payload(Buffer::from(payload))
-        .build()
-        .map_err(io::Error::other)
-}
-
 /// Whether the kernel does not know what was asked.
 fn is_refusal(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EINVAL | Errno::EOPNOTSUPP))
-}
-
-/// An entry or an interface that is not there is no error.
-fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT | Errno::ENODEV) => Ok(None),
-            _ => Err(error),
-        },
-    }
 }
