@@ -23,6 +23,8 @@ pub enum Error {
     InterfaceDown { interface: String },
     /// The list of interfaces is empty, too long or names one twice.
     InterfaceList { reason: String },
+    /// An interface has the name of one for probes, and is none.
+    ProbeInterface { interface: String, reason: String },
     /// The text is no prefix.
     InvalidPrefix { prefix: String, reason: String },
     /// Two prefixes share addresses.
@@ -113,6 +115,11 @@ impl fmt::Display for Error {
                 write!(f, "interface `{interface}` is down; `ip link set {interface} up` starts it")
             }
             Self::InterfaceList { reason } => write!(f, "the list of interfaces: {reason}"),
+            Self::ProbeInterface { interface, reason } => write!(
+                f,
+                "interface `{interface}` has the name of one for probes: {reason}; rename it, \
+                 delete it with `ip link del {interface}`, or give the instance another name"
+            ),
             Self::InvalidPrefix { prefix, reason } => {
                 write!(f, "`{prefix}` is no prefix such as 10.1.2.0/24: {reason}")
             }

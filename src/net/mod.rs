@@ -17,6 +17,8 @@ mod routes;
 pub(crate) mod sample;
 mod snapshot;
 mod socket;
+#[allow(dead_code, reason = "probes come with the programs that take them")]
+mod veth;
 mod watch;
 
 #[cfg(test)]
@@ -68,6 +70,16 @@ pub(crate) use self::snapshot::Snapshot;
 #[cfg(test)]
 pub(crate) use self::snapshot::Stacked;
 pub(crate) use self::snapshot::XdpMode;
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use self::veth::End;
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use self::veth::ProbeEnds;
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use self::veth::ProbePair;
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use self::veth::overlap;
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use self::veth::probe_names;
 pub(crate) use self::watch::Watcher;
 
 /// Leaves statistics out of link messages (linux/rtnetlink.h).

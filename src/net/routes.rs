@@ -70,6 +70,23 @@ impl Routes {
         table.into_iter().flat_map(BTreeMap::values).flatten()
     }
 
+    /// The routes that share addresses with a prefix, each with its own: those of the
+    /// longest prefix first.
+    pub(super) fn overlapping(&self, prefix: Prefix) -> impl Iterator<Item = (Prefix, &Route)> {
+        let v4 = prefix.address().is_ipv4();
+        let tables = self.tables.range((v4, Reverse(u8::MAX))..=(v4, Reverse(0)));
+        tables.flat_map(move |(&(_, Reverse(length)), table)| {
+            let around = Prefix::containing(prefix.address(), length.min(prefix.length()));
+            let around = around.unwrap_or(prefix);
+            let inside = table.range(around.address()..);
+            let inside = inside.take_while(move |(address, _)| around.contains(**address));
+            inside.flat_map(move |(address, routes)| {
+                let to = Prefix::containing(*address, length);
+                routes.iter().filter_map(move |route| Some((to?, route)))
+            })
+        })
+    }
+
     /// Adds a route; returns whether it was news.
     pub(super) fn add(&mut self, prefix: Prefix, mut route: Route, order: Order) -> bool {
         if prefix.address().is_ipv6() {

@@ -20,6 +20,7 @@ mod ethtool;
 mod icmp;
 mod neighbour;
 mod routes;
+mod veth;
 mod watch;
 
 #[path = "../../../tests/common/netns.rs"]
