@@ -13,6 +13,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=CLANG");
 
     compile("bpf/xvs.bpf.c", "xvs.skel.rs");
+    compile("bpf/probe.bpf.c", "probe.skel.rs");
     compile("bpf/decap.bpf.c", "decap.skel.rs");
     if env::var_os("CARGO_FEATURE_BENCH").is_some() {
         compile("benches/packets.bpf.c", "packets.skel.rs");

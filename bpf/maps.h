@@ -177,6 +177,54 @@ struct {
 	__type(value, __u64);
 } icmp_sources SEC(".maps");
 
+/* Programs that go on with what the data plane leaves to them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, XVS_PROGRAMS);
+	__type(key, __u32);
+	__type(value, __u32);
+} programs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_probe_link);
+} probe_link SEC(".maps");
+
+/* NAT addresses by number. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct xvs_nat);
+} nats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, XVS_PROBES);
+	__type(key, struct xvs_probe_key);
+	__type(value, struct xvs_probe);
+} probes SEC(".maps");
+
+/* The port that a probe was translated to. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, XVS_PROBES);
+	__type(key, struct xvs_probe_flow);
+	__type(value, __u32);
+} probe_flows SEC(".maps");
+
+/* The port that an interface with the program is, or is a member of. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, XVS_INTERFACES);
+	__type(key, __u32);
+	__type(value, __u32);
+} port_devices SEC(".maps");
+
 /* Counters, one row of records for each CPU: no CPU writes another's line,
  * and memory goes with the CPUs there are, not with those there could be.
  */

@@ -182,13 +182,19 @@ static __noinline int walk_extensions(struct xdp_md *ctx, struct walk *walk)
 	return -1;
 }
 
-static __always_inline bool gate_has_vip(struct xvs_gate *gate,
-					 struct packet *p)
+/* Whether an address, folded, may be a VIP. */
+static __always_inline bool gate_has(struct xvs_gate *gate, __u32 folded)
 {
-	__u32 hash = fold_daddr(p) * 0x9e3779b1 >> 16;
+	__u32 hash = folded * 0x9e3779b1 >> 16;
 
 	return gate->filter[hash / 64 % (XVS_FILTER_BITS / 64)] >> hash % 64 &
 	       1;
+}
+
+static __always_inline bool gate_has_vip(struct xvs_gate *gate,
+					 struct packet *p)
+{
+	return gate_has(gate, fold_daddr(p));
 }
 
 /* Whether the frame's address is one of this host's. */
@@ -447,16 +453,23 @@ static __always_inline __u32 shape_tag(__u32 shape)
 	return shape >> SHAPE_TAG_SHIFT & sizeof(struct tag);
 }
 
+/* An address of the packet's family as maps have it. */
+static __always_inline void map_address(struct packet *p, const __u64 *address,
+					__u64 *mapped)
+{
+	if (p->version == 4) {
+		mapped[0] = 0;
+		mapped[1] = bpf_htonl(0xffff) | address[0] << 32;
+	} else {
+		mapped[0] = address[0];
+		mapped[1] = address[1];
+	}
+}
+
 /* The key's destination as the maps of services and VIPs have it. */
 static __always_inline void vip_address(struct packet *p, __u64 *address)
 {
-	if (p->version == 4) {
-		address[0] = 0;
-		address[1] = bpf_htonl(0xffff) | p->key.daddr[0] << 32;
-	} else {
-		address[0] = p->key.daddr[0];
-		address[1] = p->key.daddr[1];
-	}
+	map_address(p, p->key.daddr, address);
 }
 
 #endif

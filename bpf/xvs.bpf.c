@@ -21,6 +21,7 @@
 #include "tag.h"
 #include "mac.h"
 #include "packet.h"
+#include "nat.h"
 #include "hash.h"
 #include "flow.h"
 #include "flow_store.h"
@@ -147,7 +148,8 @@ static __always_inline int process_frame(struct xdp_md *ctx, struct packet *p)
 }
 
 /* Counts the packet under its reason and gives the verdict. */
-static __always_inline int conclude(struct packet *p, __u32 row, int reason)
+static __always_inline int conclude(struct xdp_md *ctx, struct packet *p,
+				    __u32 row, int reason)
 {
 	__u32 vip;
 
@@ -180,6 +182,8 @@ static __always_inline int conclude(struct packet *p, __u32 row, int reason)
 		count_refused(&vip_refused, row, vip, settings.services,
 			      reason);
 	}
+	if (reason == XVS_NOT_VIP && is_for_answers(ctx, p))
+		return VERDICT_LEFT;
 	count_reason(p, reason);
 
 	switch (reason) {
@@ -210,14 +214,19 @@ static __always_inline int run(struct xdp_md *ctx, bool exchange)
 		clock_set(packet.cpu, packet.cpu->began);
 	}
 
-	verdict = conclude(&packet, row, process_frame(ctx, &packet));
+	verdict = conclude(ctx, &packet, row, process_frame(ctx, &packet));
 
 	/* A variable for this would take stack on the whole way. */
 	if (!(packet.cpu->packets++ % SAMPLE)) {
 		packet.cpu->sample_ns += bpf_ktime_get_ns() - packet.cpu->began;
 		packet.cpu->samples++;
 	}
-	return verdict;
+	if (verdict != VERDICT_LEFT)
+		return verdict;
+	bpf_tail_call(ctx, &programs, XVS_PROGRAM_ANSWER);
+	/* It is just being started. */
+	count_reason(&packet, XVS_NOT_VIP);
+	return XDP_PASS;
 }
 
 SEC("xdp")

@@ -32,6 +32,10 @@ enum xvs_tick {
 	 * fragment, as long as Linux waits for it (ipfrag_time).
 	 */
 	XVS_TICKS_FRAGMENT = 28,
+	/* 64 s: a probe that is silent for longer is over. */
+	XVS_TICKS_PROBE = 60,
+	/* 4 s: the same after FIN or RST. */
+	XVS_TICKS_PROBE_CLOSING = 4,
 };
 
 enum {
@@ -61,6 +65,19 @@ enum {
 	XVS_HINTS = 16384,
 	/* Sources that the limit of ICMP errors tells apart. */
 	XVS_ICMP_SOURCES = 4096,
+	/* Probes that are followed at once. */
+	XVS_PROBES = 65536,
+	/* The ports of probes: the first, and how many. Hosts take ports for
+	 * connections of their own from 32,768 on.
+	 */
+	XVS_PROBE_PORT = 1024,
+	XVS_PROBE_PORTS = 31744,
+};
+
+/* Programs that the data plane calls, by their place in the map. */
+enum xvs_program {
+	XVS_PROGRAM_ANSWER, /* to a probe */
+	XVS_PROGRAMS,
 };
 
 /* How packets travel to a destination. */
@@ -155,6 +172,11 @@ enum xvs_reason {
 	XVS_ICMP_UNSUPPORTED,
 	XVS_ICMP_UNOWNED,
 	XVS_NO_HEADROOM,
+	XVS_NAT_FROM_WIRE,
+	XVS_PROBE_REFUSED,
+	/* of the balancer's own probes */
+	XVS_PROBE_FORWARDED,
+	XVS_PROBE_ANSWERED,
 	XVS_REASONS,
 };
 
@@ -338,6 +360,62 @@ struct xvs_gate {
 	 * it.
 	 */
 	__u32 backups[XVS_BACKUPS];
+	/* NAT addresses: the first of each family, which begins at a multiple of
+	 * their number: of as many IPv4 addresses as there are zeros in the mask,
+	 * of 2^32 IPv6 addresses.
+	 */
+	__be32 nat4;
+	__be32 nat4_mask; /* 0: there are none, and no probes */
+	__u64 nat6[2];
+};
+
+/* The probe interface, a veth: the host's end, and that which programs have. */
+struct xvs_probe_link {
+	__u32 ifindex; /* of the programs' end, 0: there is none */
+	__u32 pad;
+	__u8 host_mac[6];
+	__u8 pad1[2];
+	__u8 mac[6];
+	__u8 pad2[2];
+};
+
+/* A NAT address, by its number: probes of a destination. Number 0 is the host's
+ * own.
+ */
+struct xvs_nat {
+	__u32 slot;  /* 0: nobody has the number */
+	__be16 vlan; /* that answers come in, 0: untagged */
+	__u8 pad[2];
+	__u32 port; /* and by which port: its interface's index */
+	__u32 pad1;
+	__u8 source[16]; /* what probes are sent from, zeros: nothing */
+};
+
+/* What an answer to a probe shows. */
+struct xvs_probe_key {
+	__u8 vip[16];
+	__u8 source[16];   /* the probe's */
+	__be16 port;	   /* of the VIP; 0 for an echo */
+	__be16 translated; /* of the source; an echo's id */
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct xvs_probe {
+	__u32 nat;    /* number */
+	__u32 seen;   /* tick of the last packet either way */
+	__be16 port;  /* the host's, which was translated */
+	__u8 closing; /* 1: FIN or RST was seen */
+	__u8 pad[5];
+};
+
+/* What a probe's packet from the host shows. */
+struct xvs_probe_flow {
+	__u32 nat;
+	__be16 source; /* port; an echo's id */
+	__be16 port;
+	__u8 protocol;
+	__u8 pad[3];
 };
 
 /* Counters of one CPU. */
@@ -382,7 +460,8 @@ struct xvs_destination_info {
 	enum xvs_tunnel_kind tunnel;
 	__be16 port;   /* of FOU and GUE */
 	__u8 checksum; /* of these: 1: by default, 2: no, 3: yes */
-	__u8 pad[5];
+	__u8 pad;
+	__u32 nat; /* number of its NAT address */
 	/* What the slot had counted before it was this destination's. */
 	struct xvs_traffic base;
 };
@@ -465,6 +544,11 @@ struct xvs_instance {
 	__u32 flows;	/* that each flow table is meant for */
 	__u32 prefixes; /* records in the map of prefixes */
 	__u64 netns;	/* inode number of its network namespace, 0: unknown */
+	/* The first NAT addresses, zeros: none. */
+	__u8 nat4[16];
+	__u8 nat6[16];
+	enum xvs_program programs;
+	__u32 pad;
 };
 
 /* A prefix of a VLAN, by its position in the list. */

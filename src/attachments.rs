@@ -107,6 +107,15 @@ impl Attachments {
         Ok(attachments)
     }
 
+    pub(crate) const fn is_generic(&self) -> bool {
+        self.generic
+    }
+
+    /// The loaded programs.
+    pub(crate) const fn dataplane(&self) -> &Dataplane {
+        &self.dataplane
+    }
+
     /// The interfaces that the program is on.
     pub(crate) fn indices(&self) -> Vec<u32> {
         self.attached.iter().map(|attached| attached.device.index).collect()
@@ -248,7 +257,7 @@ impl Attachments {
 
     /// Lets packets leave by an interface that the program is on.
     fn add_way_out(&self, device: &Device) -> Result<()> {
-        let () = self.maps.ports.insert(device.index)?;
+        let () = self.maps.ports.insert(device.index, device.bond.unwrap_or(device.index))?;
         // Most drivers tell only now that they have a program.
         let features = xdp_features(device.index).ok().flatten();
         match features.is_some_and(|features| features.sends_frags) {

@@ -41,11 +41,13 @@ use crate::bpf::FlowTag;
 use crate::bpf::InstanceRecord;
 use crate::bpf::Layout;
 use crate::bpf::Maps;
+use crate::bpf::ProgramNumber;
 use crate::bpf::ReasonCode;
 use crate::bpf::Settings;
 use crate::bpf::Sizes;
 use crate::bpf::Tables;
 use crate::bpf::Tick;
+use crate::bpf::address_octets;
 use crate::bpf::has_frags;
 use crate::census;
 use crate::clock::jiffy_ns;
@@ -61,6 +63,7 @@ use crate::net::Snapshot;
 use crate::net::Watcher;
 use crate::ports;
 use crate::ports::Port;
+use crate::probe_link::ProbeLink;
 
 /// A load balancer on some interfaces of this host.
 ///
@@ -81,6 +84,8 @@ pub struct Client {
 
 /// What the API and the background thread have in common.
 pub(crate) struct Shared {
+    /// Dropped before what answers to probes reach it by.
+    _probe_link: ProbeLink,
     control: Mutex<Control>,
     attachments: Mutex<Attachments>,
     pub(crate) events: Arc<Events>,
@@ -137,12 +142,16 @@ impl Client {
             }
             started => started?,
         };
+        let generic = attachments.is_generic();
+        let probe_link =
+            ProbeLink::new(&options, attachments.dataplane(), generic, &observed, &maps)?;
         let control =
             Control::new(&options, Arc::clone(&maps), Arc::clone(&events), ports, observed);
 
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::System { call: "eventfd", source: errno.into() })?;
         let shared = Arc::new(Shared {
+            _probe_link: probe_link,
             control: Mutex::new(control),
             attachments: Mutex::new(attachments),
             events,
@@ -318,6 +327,37 @@ impl Client {
         self.instance.vip(address)
     }
 
+    /// The NAT address of a VIP on one server: of the first of its services that has
+    /// the server. What this host sends there reaches that server as a packet for the
+    /// VIP, by the destination's own tunnel and VLAN.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::VipNotFound`]; [`Error::DestinationNotFound`], naming the VIP's first
+    /// service, when none of them has the server.
+    pub fn nat(&self, vip: IpAddr, rip: IpAddr) -> Result<IpAddr> {
+        let _still = self.shared.control();
+        let nats = self.instance.nats()?;
+        if let Some(nat) = nats.iter().find(|n| n.service.address == vip && n.destination == rip) {
+            return Ok(nat.address);
+        }
+        let services = self.instance.services()?;
+        let service = services.iter().find(|s| s.service.address == vip);
+        let service = service.ok_or(Error::VipNotFound { address: vip })?.service.key();
+        Err(Error::DestinationNotFound { service, address: rip })
+    }
+
+    /// The NAT address of a service on one server, where services of a VIP differ in
+    /// their tunnels.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ServiceNotFound`], [`Error::DestinationNotFound`].
+    pub fn nat_service(&self, service: &Service, rip: IpAddr) -> Result<IpAddr> {
+        let _still = self.shared.control();
+        Ok(self.instance.nat_of(service, rip)?.address)
+    }
+
     /// What happened in the background since the last call, oldest first. At
     /// most 1,024 events are kept.
     pub fn events(&self) -> Vec<Event> {
@@ -456,6 +496,9 @@ fn start(
             settings,
             flows: options.flows,
             netns: host::network_namespace(),
+            nat4: address_octets(options.nat_prefixes().used4().address()),
+            nat6: address_octets(options.nat_prefixes().used6().address()),
+            programs: ProgramNumber::XVS_PROGRAM_ANSWER,
             ..Default::default()
         },
     );

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::Error;
 use crate::Prefix;
 use crate::Result;
+use crate::nat::NatPrefixes;
 
 /// How the XDP programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -213,6 +214,13 @@ pub struct Options {
     /// The most ICMP errors per second to one client, after 16 at once. Clients
     /// with the same hash of 12 bits count as one. Default: 10.
     pub icmp_source_rate: u32,
+    /// Where the NAT addresses of VIPs' destinations are ([`Nat`](crate::Nat)). No
+    /// address or route of the host's may overlap the part that is used: the first
+    /// 2,097,152 addresses of a /11 or shorter. Default: 255.0.0.0/8.
+    pub nat4: Prefix,
+    /// The same for IPv6 VIPs: the first 2^32 addresses are used. Default:
+    /// fd6b:9f3c:e1a7:255::/64.
+    pub nat6: Prefix,
 }
 
 impl Default for Options {
@@ -230,6 +238,8 @@ impl Default for Options {
             hash_key: [0; 16],
             icmp_rate: 1_000,
             icmp_source_rate: 10,
+            nat4: NatPrefixes::default().v4,
+            nat6: NatPrefixes::default().v6,
         }
     }
 }
@@ -324,6 +334,22 @@ impl Options {
         self
     }
 
+    /// Sets where the NAT addresses of IPv4 VIPs' destinations are.
+    pub const fn nat4(mut self, prefix: Prefix) -> Self {
+        self.nat4 = prefix;
+        self
+    }
+
+    /// Sets where the NAT addresses of IPv6 VIPs' destinations are.
+    pub const fn nat6(mut self, prefix: Prefix) -> Self {
+        self.nat6 = prefix;
+        self
+    }
+
+    pub(crate) const fn nat_prefixes(&self) -> NatPrefixes {
+        NatPrefixes { v4: self.nat4, v6: self.nat6 }
+    }
+
     /// Checks every option; the error names the one that is wrong.
     pub fn validate(&self) -> Result<()> {
         validate_instance(&self.instance)?;
@@ -350,6 +376,7 @@ impl Options {
         if !is_prime(self.table_size) {
             return Err(Error::TableSize { size: self.table_size });
         }
+        self.nat_prefixes().validate()?;
         self.config.validate()
     }
 }

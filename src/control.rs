@@ -8,6 +8,7 @@
 mod follow;
 mod gate;
 mod ids;
+mod nat;
 pub(crate) mod records;
 pub(crate) mod retire;
 mod tables;
@@ -37,12 +38,14 @@ use crate::bpf::address_octets;
 use crate::event::Events;
 use crate::hash::HashKey;
 use crate::maglev::Member;
+use crate::nat::NatPrefixes;
 use crate::net::Snapshot;
 use crate::pathmtu::PathMtus;
 use crate::ports::Port;
 use crate::routing::Way;
 use crate::vlans::VlanPrefix;
 use ids::Ids;
+use nat::Origin;
 pub(crate) use records::key_record;
 use tables::Entry;
 use tables::Tables;
@@ -67,6 +70,10 @@ struct Target {
     /// The ways there, also while no neighbour answers: flows keep them. Of
     /// those through a tunnel there may be several.
     ways: Vec<Way>,
+    /// The number of its NAT address.
+    nat: u32,
+    /// What probes of it are sent from, if there is a way.
+    origin: Option<Origin>,
 }
 
 /// A virtual address as it is in the data plane.
@@ -104,6 +111,10 @@ pub(crate) struct Control {
     service_ids: Ids,
     vip_ids: Ids,
     slots: Ids,
+    /// Numbers of NAT addresses.
+    nats: Ids,
+    /// The first NAT addresses, which are the host's own.
+    nat: NatPrefixes,
     /// By slot; a flow that names another generation is a miss.
     generations: Vec<u32>,
     tables: Tables,
@@ -154,6 +165,8 @@ impl Control {
             service_ids: Ids::new(options.services),
             vip_ids: Ids::new(options.services),
             slots: Ids::new(options.destinations),
+            nats: Ids::new(options.nat_prefixes().numbers()),
+            nat: options.nat_prefixes(),
             generations: vec![1; options.destinations as usize + 1],
         };
         control.write_gate();
@@ -273,14 +286,14 @@ impl Control {
             let is_direct = destination.tunnel == Tunnel::None;
             let same = old.filter(|t| t.is_direct() == is_direct);
             let last = same.map_or_else(Vec::new, |t| t.ways.clone());
-            let slot = match old.map(|t| t.slot) {
+            let old = old.cloned();
+            let slot = match old.as_ref().map(|t| t.slot) {
                 Some(slot) => slot,
                 None => match self.slots.take() {
                     Some(slot) => {
                         // What was stored while nobody had the slot is a miss.
                         self.next_generation(slot);
                         self.open_slot(slot);
-                        taken.push(slot);
                         slot
                     }
                     None => {
@@ -289,8 +302,23 @@ impl Control {
                     }
                 },
             };
+            let nat = match old {
+                Some(target) => target.nat,
+                None => match self.take_nat(slot) {
+                    Ok(nat) => {
+                        taken.push((slot, nat));
+                        nat
+                    }
+                    Err(error) => {
+                        self.slots.free(slot);
+                        self.give_back(&taken);
+                        return Err(error);
+                    }
+                },
+            };
             let (status, ways) = self.resolve(service, &destination, &last);
-            targets.insert(address, Target { destination, slot, status, ways });
+            let origin = self.origin(service.address, &ways);
+            targets.insert(address, Target { destination, slot, status, ways, nat, origin });
         }
         let present = self.services.get(&key);
         let entries = entries(&targets);
@@ -326,9 +354,10 @@ impl Control {
         }
     }
 
-    fn give_back(&mut self, slots: &[u32]) {
-        for slot in slots {
+    fn give_back(&mut self, taken: &[(u32, u32)]) {
+        for (slot, nat) in taken {
             self.slots.free(*slot);
+            self.give_back_nat(*nat);
         }
     }
 

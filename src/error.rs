@@ -59,6 +59,10 @@ pub enum Error {
     TableSize { size: u32 },
     /// What a real server is to take out of tunnels is not told, or told wrongly.
     DecapOption { option: &'static str, reason: String },
+    /// The prefix cannot have NAT addresses.
+    NatPrefix { prefix: Prefix, reason: String },
+    /// NAT addresses would be what the host has or reaches otherwise.
+    NatOverlap { prefix: Prefix, other: String },
     /// The service exists already.
     ServiceExists { service: ServiceKey },
     /// There is no such service.
@@ -122,6 +126,20 @@ impl fmt::Display for Error {
             ),
             Self::InvalidPrefix { prefix, reason } => {
                 write!(f, "`{prefix}` is no prefix such as 10.1.2.0/24: {reason}")
+            }
+            Self::NatPrefix { prefix, reason } => {
+                write!(
+                    f,
+                    "no NAT addresses can be in {prefix}: {reason}; `Options::nat4` and \
+                     `Options::nat6` set others"
+                )
+            }
+            Self::NatOverlap { prefix, other } => {
+                write!(
+                    f,
+                    "NAT addresses would be in {prefix}, which overlaps {other}; `Options::nat4` \
+                     or `Options::nat6` (`xvsctl balance --nat`) sets another prefix"
+                )
             }
             Self::PrefixOverlap { prefix, other } => {
                 write!(f, "prefix {prefix} overlaps {other}; each address must be in one VLAN only")

@@ -261,6 +261,11 @@ impl Instance {
         vip.ok_or(Error::VipNotFound { address })
     }
 
+    /// The slots of all destinations.
+    pub(crate) fn slots(&self) -> Result<Vec<u32>> {
+        Ok(self.settled(|| self.gather().destinations.concat()))
+    }
+
     /// The destination of a slot.
     pub(crate) fn destination(&self, slot: u32, info: &DestinationInfo) -> DestinationExtended {
         self.destination_by(slot, info, 0)

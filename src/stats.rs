@@ -70,8 +70,9 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident: $code:ident,)*) => {
         /// Packets by what became of them.
         ///
-        /// `not_*`, `other_host` and `neighbour_discovery` were passed to the host's stack,
-        /// `forwarded_*` and `*_replied` were sent, the others dropped.
+        /// `not_*`, `other_host`, `neighbour_discovery` and `probe_answered` were passed to
+        /// the host's stack, `forwarded_*`, `probe_forwarded` and `*_replied` were sent, the
+        /// others dropped.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Reasons {
@@ -141,6 +142,16 @@ reasons! {
     /// Dropped: the driver leaves no room in front of a frame for a VLAN tag or a
     /// tunnel's headers, or has more in several buffers than the packet.
     no_headroom: XVS_NO_HEADROOM,
+    /// Dropped: from outside to a NAT address.
+    nat_from_wire: XVS_NAT_FROM_WIRE,
+    /// Dropped: what looks like a probe's packet, but is for no destination, from
+    /// another address than the host's, in fragments, or an answer that came in by
+    /// another way than the probe's.
+    probe_refused: XVS_PROBE_REFUSED,
+    /// Sent: a packet of the host's own to a NAT address.
+    probe_forwarded: XVS_PROBE_FORWARDED,
+    /// Handed to the host: what a probe's packet was answered with.
+    probe_answered: XVS_PROBE_ANSWERED,
 }
 
 /// Why a destination gets traffic or does not.

@@ -11,6 +11,7 @@ use libbpf_rs::skel::SkelBuilder;
 use super::Attachment;
 use super::Directory;
 use super::Maps;
+use super::ProbePrograms;
 use super::map_fault;
 use super::pin::PROGRAM;
 use super::probe;
@@ -36,6 +37,7 @@ pub(crate) struct Sizes {
 #[derive(Debug)]
 pub(crate) struct Dataplane {
     program: OwnedFd,
+    probes: ProbePrograms,
     directory: Option<Directory>,
 }
 
@@ -43,7 +45,9 @@ impl Dataplane {
     /// Loads the program and pins it with its maps.
     pub(crate) fn load(sizes: &Sizes, directory: Directory) -> Result<(Self, Maps)> {
         match load_into(sizes, &directory) {
-            Ok((program, maps)) => Ok((Self { program, directory: Some(directory) }, maps)),
+            Ok((program, probes, maps)) => {
+                Ok((Self { program, probes, directory: Some(directory) }, maps))
+            }
             Err(error) => {
                 // Nothing stays of what was pinned before it failed.
                 let _ = directory.remove();
@@ -55,6 +59,11 @@ impl Dataplane {
     /// Attaches to an interface in native or generic mode.
     pub(crate) fn attach(&self, ifindex: u32, mode: Mode) -> io::Result<Attachment> {
         Attachment::new(&self.program, ifindex, mode)
+    }
+
+    /// The programs of the probe interface.
+    pub(crate) const fn probes(&self) -> &ProbePrograms {
+        &self.probes
     }
 }
 
@@ -68,7 +77,7 @@ impl Drop for Dataplane {
 }
 
 /// Loads the program and pins everything in the folder.
-fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
+fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbePrograms, Maps)> {
     let fault = |error: libbpf_rs::Error| Error::Load { source: error.into() };
     let mut object = MaybeUninit::uninit();
     let mut open = XvsSkelBuilder::default().open(&mut object).map_err(fault)?;
@@ -90,6 +99,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.vip_ids, settings.services),
         // An LRU keeps free entries back for each CPU.
         (&mut maps.fragments, FRAGMENTS.max(256 * rows)),
+        (&mut maps.nats, settings.destinations),
         (&mut maps.cpus, rows),
         (&mut maps.traffic, rows * settings.destinations),
         (&mut maps.service_refused, rows * settings.services),
@@ -139,6 +149,12 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         (&mut maps.ports, "ports"),
         (&mut maps.frags_ports, "frags_ports"),
         (&mut maps.icmp_sources, "icmp_sources"),
+        (&mut maps.programs, "programs"),
+        (&mut maps.probe_link, "probe_link"),
+        (&mut maps.nats, "nats"),
+        (&mut maps.probes, "probes"),
+        (&mut maps.probe_flows, "probe_flows"),
+        (&mut maps.port_devices, "port_devices"),
         (&mut maps.cpus, "cpus"),
         (&mut maps.traffic, "traffic"),
         (&mut maps.service_refused, "service_refused"),
@@ -158,5 +174,6 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, Maps)> {
         .as_fd()
         .try_clone_to_owned()
         .map_err(|source| Error::System { call: "dup", source })?;
-    Ok((program, maps))
+    let probes = ProbePrograms::load(&settings, directory)?;
+    Ok((program, probes, maps))
 }

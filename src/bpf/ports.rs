@@ -8,16 +8,23 @@ use crate::Result;
 pub(crate) struct Ports {
     all: Hash<u32, u32>,
     frags: Hash<u32, u32>,
+    /// The port that each is, or is a member of.
+    devices: Hash<u32, u32>,
 }
 
 impl Ports {
-    pub(super) const fn new(all: Hash<u32, u32>, frags: Hash<u32, u32>) -> Self {
-        Self { all, frags }
+    pub(super) const fn new(
+        all: Hash<u32, u32>,
+        frags: Hash<u32, u32>,
+        devices: Hash<u32, u32>,
+    ) -> Self {
+        Self { all, frags, devices }
     }
 
-    /// Adds an interface of the calling thread's network namespace. Frames that
-    /// are in several buffers do not leave by it.
-    pub(crate) fn insert(&self, ifindex: u32) -> Result<()> {
+    /// Adds an interface of the calling thread's network namespace, which is a port or
+    /// a member of one. Frames that are in several buffers do not leave by it.
+    pub(crate) fn insert(&self, ifindex: u32, port: u32) -> Result<()> {
+        let () = self.devices.insert(&ifindex, &port)?;
         self.all.insert(&ifindex, &ifindex)
     }
 
@@ -34,6 +41,7 @@ impl Ports {
     /// Removes an interface, if it is there.
     pub(crate) fn remove(&self, ifindex: u32) -> Result<()> {
         let () = self.frags.remove(&ifindex)?;
+        let () = self.devices.remove(&ifindex)?;
         self.all.remove(&ifindex)
     }
 }

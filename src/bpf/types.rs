@@ -21,8 +21,11 @@ pub(crate) use super::skeleton::types::xvs_instance as InstanceRecord;
 pub(crate) use super::skeleton::types::xvs_interface as InterfaceRecord;
 pub(crate) use super::skeleton::types::xvs_interfaces as InterfacesRecord;
 pub(crate) use super::skeleton::types::xvs_layout as Layout;
+pub(crate) use super::skeleton::types::xvs_nat as NatRecord;
 pub(crate) use super::skeleton::types::xvs_offload as OffloadCode;
 pub(crate) use super::skeleton::types::xvs_prefix as PrefixRecord;
+pub(crate) use super::skeleton::types::xvs_probe_link as ProbeLinkRecord;
+pub(crate) use super::skeleton::types::xvs_program as ProgramNumber;
 pub(crate) use super::skeleton::types::xvs_reason as ReasonCode;
 pub(crate) use super::skeleton::types::xvs_refused as Refused;
 pub(crate) use super::skeleton::types::xvs_retired as Retired;
@@ -88,15 +91,18 @@ records! {
     FlowGroup4: 4096,
     FlowGroup6: 8192,
     FlowTags: 512,
-    Gate: 9248,
+    Gate: 9272,
     Gauge: 16,
     CardsRecord: 2048,
-    InstanceRecord: 168,
+    InstanceRecord: 208,
     InterfacesRecord: 1536,
+    NatRecord: 32,
     PrefixRecord: 80,
+    ProbeLinkRecord: 24,
     Refused: 192,
     Retired: 448,
     ServiceRecord: 64,
+    Settings: 96,
     ServiceKeyRecord: 20,
     Traffic: 64,
     TunnelRecord: 64,

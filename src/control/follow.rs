@@ -137,9 +137,11 @@ impl Control {
         let mut changed = Vec::new();
         for target in balanced.targets.values_mut() {
             let (status, ways) = self.resolve(&balanced.service, &target.destination, &target.ways);
-            if status == target.status && ways == target.ways {
+            let origin = self.origin(balanced.service.address, &ways);
+            if status == target.status && ways == target.ways && origin == target.origin {
                 continue;
             }
+            target.origin = origin;
             if status != target.status {
                 let (service, address) = (balanced.service.key(), target.destination.address);
                 self.events.push(match status {

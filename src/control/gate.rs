@@ -32,6 +32,7 @@ impl Control {
         for (index, backup) in gate.backups.iter_mut().zip(backups) {
             *index = backup.index;
         }
+        self.nat.open(&mut gate);
         if is_same(&gate, &self.gate) {
             return;
         }
@@ -71,7 +72,12 @@ impl Control {
 }
 
 fn is_same(a: &Gate, b: &Gate) -> bool {
-    a.filter == b.filter && a.macs == b.macs && a.vlans == b.vlans && a.backups == b.backups
+    let nat = |gate: &Gate| (gate.nat4, gate.nat4_mask, gate.nat6);
+    a.filter == b.filter
+        && a.macs == b.macs
+        && a.vlans == b.vlans
+        && a.backups == b.backups
+        && nat(a) == nat(b)
 }
 
 /// The bit of an address, as `gate_has_vip` in `bpf/packet.h` finds it.

@@ -34,6 +34,15 @@ impl Ids {
         Some(id)
     }
 
+    /// A number that nothing has had for so long; `None` when there is none.
+    pub(super) fn take_rested(&mut self, rest: Duration) -> Option<u32> {
+        if self.fresh <= self.limit {
+            return self.take();
+        }
+        let rested = self.freed.front().is_some_and(|(freed, _)| freed.elapsed() >= rest);
+        rested.then(|| self.take())?
+    }
+
     /// Gives a number back.
     pub(super) fn free(&mut self, id: u32) {
         self.freed.push_back((Instant::now(), id));

@@ -85,10 +85,12 @@ impl Control {
                 tunnel: target.destination.tunnel.code(),
                 port: target.destination.tunnel.udp().map_or(0, |udp| udp.port.to_be()),
                 checksum: checksum_code(target.destination.tunnel),
+                nat: target.nat,
                 base: self.maps.destination_infos.read(target.slot).base,
                 ..Default::default()
             },
         );
+        self.write_nat(target);
     }
 
     /// Writes the prefixes for readers.

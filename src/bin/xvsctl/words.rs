@@ -119,9 +119,10 @@ impl fmt::Display for Outcome {
 }
 
 pub fn outcome(reason: &str) -> Outcome {
-    if reason.starts_with("not_") || matches!(reason, "other_host" | "neighbour_discovery") {
+    let passed = ["other_host", "neighbour_discovery", "probe_answered"];
+    if reason.starts_with("not_") || passed.contains(&reason) {
         Outcome::Passed
-    } else if reason.starts_with("forwarded_") {
+    } else if reason.starts_with("forwarded_") || reason == "probe_forwarded" {
         Outcome::Forwarded
     } else if reason.ends_with("_replied") {
         Outcome::Answered
@@ -155,6 +156,12 @@ pub fn reason(name: &str) -> &'static str {
         "icmp_unsupported" => "an ICMP message that is neither echo request nor error",
         "icmp_unowned" => "an ICMP error that quotes no packet of the virtual address",
         "no_headroom" => "the driver leaves no room in front of a frame for a VLAN tag",
+        "nat_from_wire" => "from outside to a NAT address, which are for this host alone",
+        "probe_refused" => {
+            "to a NAT address that no destination has, or an answer that came in by another way"
+        }
+        "probe_forwarded" => "a probe of this host's to a NAT address",
+        "probe_answered" => "an answer to a probe; the host's stack has it",
         _ => "",
     }
 }

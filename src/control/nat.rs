@@ -1,0 +1,103 @@
+//! NAT addresses: who has which number, and what probes are sent from.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Control;
+use super::Target;
+use crate::Error;
+use crate::Event;
+use crate::Result;
+use crate::bpf::NatRecord;
+use crate::bpf::address_octets;
+use crate::config::is_link_local6;
+use crate::net::Address;
+use crate::net::Rank;
+use crate::ports;
+use crate::ports::Exit;
+use crate::routing::Way;
+
+/// No NAT address is another destination's before this.
+const REST: Duration = Duration::from_secs(60);
+
+/// Where probes come from, and their answers come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// Our address.
+    address: IpAddr,
+    /// The port and the tag of the interface that has it.
+    exit: Exit,
+}
+
+impl Control {
+    /// A NAT address for the destination of a slot; its number.
+    pub(super) fn take_nat(&mut self, slot: u32) -> Result<u32> {
+        let number = self.nats.take_rested(REST).ok_or_else(|| Error::LimitExceeded {
+            limit: "NAT addresses",
+            maximum: self.nat.numbers() as usize,
+            remedy: "a shorter prefix (`Options::nat4`, `Options::nat6`) has more; those of \
+                     removed destinations can be used again after a minute",
+        })?;
+        let record = NatRecord { slot, ..Default::default() };
+        if let Err(error) = self.maps.nats.insert(&number, &record) {
+            self.nats.free(number);
+            return Err(error);
+        }
+        Ok(number)
+    }
+
+    /// Gives it back.
+    pub(super) fn give_back_nat(&mut self, number: u32) {
+        // One that stays leads to a slot that is nobody's.
+        let _ = self.maps.nats.remove(&number);
+        self.nats.free(number);
+    }
+
+    /// Writes the record of a destination's NAT address.
+    pub(super) fn write_nat(&self, target: &Target) {
+        let mut record = NatRecord { slot: target.slot, ..Default::default() };
+        if let Some(Origin { address, exit }) = target.origin {
+            record.source = address_octets(address);
+            record.vlan = exit.tag.to_be();
+            record.port = exit.port;
+        }
+        let same = |old: NatRecord| {
+            (old.slot, old.source, old.vlan, old.port)
+                == (record.slot, record.source, record.vlan, record.port)
+        };
+        if self.maps.nats.get(&target.nat).ok().flatten().is_some_and(same) {
+            return;
+        }
+        if let Err(error) = self.maps.nats.insert(&target.nat, &record) {
+            let address = target.destination.address;
+            self.events.push(Event::Failed(format!("NAT address of {address}: {error}")));
+        }
+    }
+
+    /// Our address that probes of a VIP are sent from on their way to a server: the
+    /// one that its tunnel's packets have, else one in the server's prefix, of the
+    /// interface, of any that a port has.
+    pub(super) fn origin(&self, vip: IpAddr, ways: &[Way]) -> Option<Origin> {
+        let way = ways.first()?;
+        let ports = self.port_indices();
+        let exit = |own: &Address| ports::exit(own.index, &ports, &self.observed);
+        let fits = |own: &&Address| {
+            own.address.is_ipv4() == vip.is_ipv4()
+                && !is_link_local6(own.address)
+                && own.rank != Rank::Unfit
+                && own.address != vip
+                && !self.vips.contains_key(&own.address)
+        };
+        let all = self.observed.addresses.iter().filter(fits);
+        let usable = all.filter_map(|own| Some((own, exit(own)?)));
+        let (own, exit) = usable.min_by_key(|(own, _)| {
+            (
+                own.address != way.local,
+                !own.prefix.contains(way.neighbour),
+                own.index != way.hop.interface,
+                own.rank,
+            )
+        })?;
+        Some(Origin { address: own.address, exit })
+    }
+}
