@@ -42,22 +42,6 @@ pub struct Nat {
     pub mtu: Option<u32>,
 }
 
-impl Nat {
-    /// One without a data plane behind it.
-    #[cfg(test)]
-    pub(crate) fn sample(service: &Service, destination: IpAddr, address: IpAddr) -> Self {
-        Self {
-            service: service.key(),
-            destination,
-            address,
-            source: Some(address),
-            tunnel: Tunnel::None,
-            status: DestinationStatus::Reachable,
-            mtu: Some(1_500),
-        }
-    }
-}
-
 /// Where the NAT addresses of both families are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NatPrefixes {

@@ -12,6 +12,7 @@ use crate::config::validate_instance;
 use crate::host;
 use crate::net::Net;
 use crate::net::Snapshot;
+use crate::net::probe_names;
 use crate::offloads;
 use crate::ports;
 
@@ -23,6 +24,8 @@ pub struct Detached {
     pub pins: Vec<String>,
     /// The offloads that the process had turned off.
     pub offloads: Vec<PutBack>,
+    /// The probe interface, if it was still there.
+    pub probe_interface: Option<String>,
     /// Whether it was made by another version, so that these could not be read, and
     /// stay off.
     pub unread: bool,
@@ -44,8 +47,8 @@ pub struct PutBack {
 impl Instance {
     /// Removes what a process that has died left of its instance: its pins,
     /// and, in the network namespace that the thread is in, what it asked of
-    /// neighbour entries. The offloads that it had turned off there are turned
-    /// on again.
+    /// neighbour entries, and its probe interface. The offloads that it had turned off
+    /// there are turned on again.
     ///
     /// # Errors
     ///
@@ -54,18 +57,22 @@ impl Instance {
     pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
         validate_instance(name)?;
         let directory = Directory::take(bpffs, name)?;
-        let (mut offloads, mut unread) = (Vec::new(), false);
+        let (mut offloads, mut probe_interface, mut unread) = (Vec::new(), None, false);
         match Self::open(bpffs, name) {
             Ok(left) => {
                 let mut net = Net::new()?;
                 // A neighbour entry that stays managed harms nobody.
                 let _ = left.disown_neighbours(&mut net);
                 offloads = left.put_back_offloads(&mut net)?;
+                if left.is_of_this_namespace() {
+                    let (host, _) = probe_names(name);
+                    probe_interface = net.remove_probe_pair(&host)?.then_some(host);
+                }
             }
             // It is removed all the same, as is one that was never whole.
             Err(error) => unread = matches!(error, Error::Layout { .. }),
         }
-        Ok(Detached { pins: directory.remove()?, offloads, unread })
+        Ok(Detached { pins: directory.remove()?, offloads, probe_interface, unread })
     }
 
     /// Ends what the process of this instance, which has died, asked the
@@ -104,10 +111,15 @@ impl Instance {
         Ok(all)
     }
 
+    /// Whether the instance was in the network namespace of the thread.
+    fn is_of_this_namespace(&self) -> bool {
+        self.maps.instance.read(0).netns == host::network_namespace()
+    }
+
     /// Whether an interface of the instance is in the network namespace of the
     /// thread, which may be another one with the same names and indices.
     fn is_here(&self, index: u32, name: &str, snapshot: &Snapshot) -> bool {
-        self.maps.instance.read(0).netns == host::network_namespace()
+        self.is_of_this_namespace()
             && snapshot.links.get(&index).is_some_and(|link| link.name == name)
     }
 }

@@ -109,11 +109,14 @@ pub(crate) fn overlap(prefix: &Prefix, snapshot: &Snapshot, except: Option<u32>)
         let (address, length) = (own.address, own.prefix.length());
         return Some(format!("address {address}/{length} of {}", name(own.index)));
     }
-    let counts = |route: &Route| {
-        route.hops.is_empty() || route.hops.iter().any(|hop| except != Some(hop.interface))
+    let wider = |to: &Prefix| to.length() <= prefix.length();
+    // Two halves are often put over a default route, and what no packet is to go to
+    // (240.0.0.0/4, for one) is told to lead nowhere.
+    let counts = |(to, route): &(Prefix, &Route)| match route.hops.is_empty() {
+        true => !wider(to),
+        false => to.length() > 1 && route.hops.iter().any(|hop| except != Some(hop.interface)),
     };
-    let mut routes = snapshot.routes.overlapping(*prefix).filter(|(to, _)| to.length() > 0);
-    let (to, route) = routes.find(|(_, route)| counts(route))?;
+    let (to, route) = snapshot.routes.overlapping(*prefix).find(counts)?;
     let by: Vec<String> = route.hops.iter().map(|hop| name(hop.interface)).collect();
     Some(match by.is_empty() {
         true => format!("route {to}, which leads nowhere"),
@@ -325,26 +328,26 @@ impl Net {
 /// Has the kernel fill in checksums and cut packets to size before a program sees
 /// them.
 fn turn_off_offloads(ends: [u32; 2]) -> io::Result<()> {
-    let offload = |name: &String| {
-        name.starts_with("tx-checksum-")
-            || name.starts_with("tx-") && name.ends_with("-segmentation") && !is_software(name)
-    };
     let none = || io::Error::other("this kernel tells no features through netlink");
     let mut ethtool = Ethtool::new()?.ok_or_else(none)?;
     for end in ends {
         let changeable = ethtool.features(end)?.changeable;
-        let off = changeable.iter().filter(|name| offload(name));
+        let off = changeable.iter().filter(|name| is_offload(name));
         ethtool.set_features(end, off.map(|name| (name.as_str(), false)))?;
-        if let Some(name) = ethtool.features(end)?.active.iter().find(|name| offload(name)) {
+        if let Some(name) = ethtool.features(end)?.active.iter().find(|name| is_offload(name)) {
             return Err(io::Error::other(format!("{name} stays on")));
         }
     }
     Ok(())
 }
 
-/// Whether it is done above the driver.
-fn is_software(feature: &str) -> bool {
-    feature == "tx-generic-segmentation"
+/// Whether what it names leaves checksums out, or lets larger packets through. The
+/// generic segmentation is done above the driver.
+fn is_offload(feature: &str) -> bool {
+    let segments = feature.starts_with("tx-") && feature.ends_with("-segmentation");
+    feature.starts_with("tx-checksum-")
+        || feature.starts_with("tx-gso-")
+        || segments && feature != "tx-generic-segmentation"
 }
 
 /// A request for both ends.
@@ -482,6 +485,7 @@ mod tests {
             ("255.0.0.0/9", vec![hop(3, "")]),
             ("255.128.0.7/32", vec![hop(2, "10.1.2.9"), hop(9, "10.1.3.9")]),
             ("224.0.0.0/5", Vec::new()),
+            ("128.0.0.0/1", vec![hop(3, "")]),
             ("fd6b::/16", vec![hop(3, "fe80::1")]),
         ] {
             add_route(&mut snapshot, prefix, 0, &hops);
@@ -492,13 +496,13 @@ mod tests {
             ("255.0.0.0/10", Some(3), "route 255.0.0.0/9 by `eth2`"),
             ("255.64.0.0/10", Some(2), "route 255.0.0.0/9 by `eth1`"),
             ("255.0.0.0/8", None, "route 255.128.0.7/32 by `eth0`, interface 9"),
+            ("224.0.0.0/4", None, "route 224.0.0.0/5, which leads nowhere"),
             ("255.128.0.0/9", Some(2), "route 255.128.0.7/32 by `eth0`, interface 9"),
-            ("224.0.0.0/24", None, "route 224.0.0.0/5, which leads nowhere"),
             ("fd6b:1::/64", None, "route fd6b::/16 by `eth1`"),
         ] {
             assert_eq!(found(prefix, &snapshot, except).as_deref(), Some(expected), "{prefix}");
         }
-        for prefix in ["240.0.0.0/16", "fd6c::/16", "fd00::/24"] {
+        for prefix in ["240.0.0.0/16", "fd6c::/16", "fd00::/24", "224.0.0.0/24", "192.0.2.0/24"] {
             assert_eq!(found(prefix, &snapshot, None), None);
         }
         assert_eq!(found("fd6b:1::/64", &snapshot, Some(3)), None);

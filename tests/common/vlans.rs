@@ -41,8 +41,8 @@ pub fn tag_ways_out(pins: &Path, services: impl RangeBounds<u16>, id: u16) {
 pub fn join_all_vlans(pins: &Path) {
     let gate = open(pins, "gate");
     let mut record = read(&gate, 0);
-    // They come last, but for eight indices.
-    let vlans = record.len() - 32 - 512;
+    // They come last, but for eight indices and the first NAT addresses.
+    let vlans = record.len() - 24 - 32 - 512;
     record[vlans..][..512].fill(0xff);
     write(&gate, 0, &record);
 }

@@ -13,8 +13,8 @@ use crate::global::Global;
 
 /// Remove what an instance whose process is dead left behind
 ///
-/// Its program was detached when the process died; the pins of its maps go
-/// now, and the receive offloads that it had turned off are turned on again, in
+/// Its program was detached when the process died; the pins of its maps and the
+/// interface for probes go now, and the receive offloads that it had turned off are turned on again, in
 /// this network namespace. An instance whose process lives is left alone: stop
 /// the process.
 #[derive(clap::Args)]
@@ -46,6 +46,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
             "instance": global.instance,
             "pins": detached.pins,
             "offloads": offloads,
+            "probe_interface": detached.probe_interface,
             "unread": detached.unread,
         });
         writeln!(out, "{object}")?;
@@ -53,6 +54,9 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     }
     let pins = detached.pins.join(", ");
     writeln!(out, "instance `{}`: removed the pins {pins}", global.instance)?;
+    if let Some(interface) = &detached.probe_interface {
+        writeln!(out, "interface `{interface}`: removed, with its other end")?;
+    }
     if detached.unread {
         writeln!(
             out,

@@ -1,9 +1,13 @@
 //! Pairs for probes.
 
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpListener;
 use std::net::TcpStream;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
+use std::thread;
 
 use etherparse::NetSlice;
 use etherparse::SlicedPacket;
@@ -51,6 +55,7 @@ fn listen(namespace: &Namespace) -> OwnedFd {
         socket::socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).unwrap()
     });
     socket::setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(5)).unwrap();
+    socket::setsockopt(&fd, sockopt::RcvBufForce, &(16 << 20)).unwrap();
     fd
 }
 
@@ -134,7 +139,9 @@ fn a_pair_is_made_taken_over_and_removed() {
         let features = namespace.enter(|| Ethtool::new().unwrap().unwrap().features(end.index));
         let active = features.unwrap().active;
         assert!(!active.iter().any(|name| name.starts_with("tx-checksum")), "{active:?}");
-        assert!(!active.contains("tx-tcp-segmentation"), "{active:?}");
+        for feature in ["tx-tcp-segmentation", "tx-udp-segmentation", "tx-gso-list"] {
+            assert!(!active.contains(feature), "{active:?}");
+        }
     }
     assert_ne!(ends.host.mac, ends.wire.mac);
     let snapshot = net.snapshot().unwrap();
@@ -219,6 +226,40 @@ fn packets_reach_the_wire_end_whole() {
         std::process::Command::new("sh").args(["-c", route]).output().unwrap()
     });
     assert!(!other.status.success(), "the filter is strict");
+}
+
+#[test]
+fn no_frame_is_longer_than_the_mtu() {
+    const OCTETS: usize = 1 << 20;
+    if !root() {
+        return;
+    }
+    let (namespace, elsewhere) = (Namespace::new("probes"), Namespace::new("elsewhere"));
+    let ends = make(&namespace, &mut net(&namespace)).unwrap();
+    // What the host sends has its own MAC address as destination, too.
+    namespace.sh(&format!("ip link set xvw-default netns {}", elsewhere.name()));
+    elsewhere.sh(&format!(
+        "ip link set xvw-default address {} up; ip addr add 255.0.0.5/32 dev xvw-default
+         ip route add 255.0.0.0/32 dev xvw-default",
+        ends.host.mac
+    ));
+    let listener = listen(&elsewhere);
+    let server = elsewhere.enter(|| TcpListener::bind("255.0.0.5:80").unwrap());
+    let reader = thread::spawn(move || {
+        let mut received = Vec::new();
+        server.accept().unwrap().0.read_to_end(&mut received).unwrap();
+        received.len()
+    });
+    let server = (ip("255.0.0.5"), 80).into();
+    let mut stream =
+        namespace.enter(|| TcpStream::connect_timeout(&server, Duration::from_secs(5))).unwrap();
+    stream.write_all(&vec![7; OCTETS]).unwrap();
+    drop(stream);
+    assert_eq!(reader.join().unwrap(), OCTETS);
+    let index = elsewhere.enter(|| Net::new().unwrap().snapshot().unwrap());
+    let index = index.link("xvw-default").unwrap().index;
+    let lengths: Vec<usize> = (0..100).map(|_| next(&listener, index).len()).collect();
+    assert_eq!(lengths.iter().max(), Some(&1514));
 }
 
 #[test]
