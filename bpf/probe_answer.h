@@ -199,7 +199,7 @@ static __always_inline int answer(struct xdp_md *ctx, struct packet *p)
 		quoted = translate_quote(p, &q, (__u8 *)host, (__u8 *)address,
 					 probe->port);
 	} else {
-		probe_touch(probe, now, ports.flags & ~TCP_SYN);
+		probe_touch(probe, now, ports.flags, PROBE_SERVER);
 		quoted = word_change(*ports.destination, probe->port);
 		*ports.destination = probe->port;
 	}

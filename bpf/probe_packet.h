@@ -199,23 +199,30 @@ static __always_inline void nat_address(struct packet *p, struct xvs_gate *g,
 	map_address(p, address, to);
 }
 
+/* The ends of a probe. */
+#define PROBE_HOST 1
+#define PROBE_SERVER 2
+#define PROBE_BOTH 3
+
 static __always_inline bool probe_lives(struct xvs_probe *probe, __u32 now)
 {
-	__u32 limit = probe->closing ? XVS_TICKS_PROBE_CLOSING :
-				       XVS_TICKS_PROBE;
+	__u32 limit = probe->closing == PROBE_BOTH ? XVS_TICKS_PROBE_CLOSING :
+						     XVS_TICKS_PROBE;
 
 	return (__s32)(now - READ_ONCE(probe->seen)) <= (__s32)limit;
 }
 
-/* Takes note of a packet of a probe. */
+/* Takes note of a packet of a probe, from one of its ends. */
 static __always_inline void probe_touch(struct xvs_probe *probe, __u32 now,
-					__u32 flags)
+					__u32 flags, __u8 end)
 {
 	WRITE_ONCE(probe->seen, now);
-	if (flags & TCP_SYN)
+	if (flags & TCP_SYN && end == PROBE_HOST)
 		probe->closing = 0;
-	if (flags & (TCP_FIN | TCP_RST))
-		probe->closing = 1;
+	if (flags & TCP_FIN)
+		probe->closing |= end;
+	if (flags & TCP_RST)
+		probe->closing = PROBE_BOTH;
 }
 
 #endif

@@ -26,6 +26,14 @@ static __always_inline bool is_from_host(struct xvs_gate *g, struct packet *p)
 	return p->key.saddr[0] == g->nat6[0] && p->key.saddr[1] == g->nat6[1];
 }
 
+/* Whether there is an address to send from. */
+static __always_inline bool has_source(struct xvs_nat *nat)
+{
+	const __u64 *source = (const __u64 *)nat->source;
+
+	return source[0] | source[1];
+}
+
 /* The port that a probe is sent from, 0 if there is none left. All but the port is in
  * the key.
  */
@@ -48,7 +56,7 @@ static __always_inline __be16 probe_port(struct xvs_probe_flow *flow,
 		probe = bpf_map_lookup_elem(&probes, key);
 		if (probe && probe->nat == flow->nat &&
 		    probe->port == flow->source) {
-			probe_touch(probe, now, flags);
+			probe_touch(probe, now, flags, PROBE_HOST);
 			return key->translated;
 		}
 	}
@@ -135,8 +143,10 @@ static __always_inline int request(struct xdp_md *ctx, struct packet *p)
 		(flow.source | (__u64)flow.port << 16 | (__u64)flow.nat << 32) *
 		0x9e3779b97f4a7c15ULL;
 	way = request_way(p);
-	if (!(__u32)way || !*(__u64 *)&nat->source[8])
+	if (!(__u32)way || !has_source(nat))
 		return XVS_NO_DESTINATION;
+	if (packet_ttl(p) <= 1)
+		return XVS_TTL_EXPIRED;
 	if (p->length > way >> 32)
 		return request_too_big(ctx, p, way >> 32);
 

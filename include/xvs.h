@@ -405,7 +405,7 @@ struct xvs_probe {
 	__u32 nat;    /* number */
 	__u32 seen;   /* tick of the last packet either way */
 	__be16 port;  /* the host's, which was translated */
-	__u8 closing; /* 1: FIN or RST was seen */
+	__u8 closing; /* ends that sent FIN, both after RST: bits */
 	__u8 pad[5];
 };
 

@@ -144,7 +144,7 @@ impl Client {
         };
         let generic = attachments.is_generic();
         let probe_link =
-            ProbeLink::new(&options, attachments.dataplane(), generic, &observed, &maps)?;
+            ProbeLink::new(&options, attachments.dataplane(), generic, &observed, &maps, &events)?;
         let control =
             Control::new(&options, Arc::clone(&maps), Arc::clone(&events), ports, observed);
 
@@ -336,15 +336,7 @@ impl Client {
     /// [`Error::VipNotFound`]; [`Error::DestinationNotFound`], naming the VIP's first
     /// service, when none of them has the server.
     pub fn nat(&self, vip: IpAddr, rip: IpAddr) -> Result<IpAddr> {
-        let _still = self.shared.control();
-        let nats = self.instance.nats()?;
-        if let Some(nat) = nats.iter().find(|n| n.service.address == vip && n.destination == rip) {
-            return Ok(nat.address);
-        }
-        let services = self.instance.services()?;
-        let service = services.iter().find(|s| s.service.address == vip);
-        let service = service.ok_or(Error::VipNotFound { address: vip })?.service.key();
-        Err(Error::DestinationNotFound { service, address: rip })
+        self.shared.control().nat(vip, rip)
     }
 
     /// The NAT address of a service on one server, where services of a VIP differ in
@@ -354,8 +346,7 @@ impl Client {
     ///
     /// [`Error::ServiceNotFound`], [`Error::DestinationNotFound`].
     pub fn nat_service(&self, service: &Service, rip: IpAddr) -> Result<IpAddr> {
-        let _still = self.shared.control();
-        Ok(self.instance.nat_of(service, rip)?.address)
+        self.shared.control().nat_of(service.key(), rip)
     }
 
     /// What happened in the background since the last call, oldest first. At

@@ -114,6 +114,11 @@ impl NatPrefixes {
         (1 << (32 - self.used4().length())) - 1
     }
 
+    /// The NAT address of a VIP's family that has a number.
+    pub(crate) fn address(&self, vip: IpAddr, number: u32) -> IpAddr {
+        nth(if vip.is_ipv4() { self.used4() } else { self.used6() }.address(), number)
+    }
+
     /// Tells the data plane.
     pub(crate) fn open(&self, gate: &mut Gate) {
         if let (IpAddr::V4(v4), IpAddr::V6(v6)) = (self.v4.address(), self.v6.address()) {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::Error;
+use crate::Event;
 use crate::Mode;
 use crate::Options;
 use crate::Prefix;
@@ -13,6 +14,7 @@ use crate::bpf::Attachment;
 use crate::bpf::Dataplane;
 use crate::bpf::Maps;
 use crate::bpf::ProbeLinkRecord;
+use crate::event::Events;
 use crate::net::Net;
 use crate::net::ProbePair;
 use crate::net::Snapshot;
@@ -41,6 +43,7 @@ impl ProbeLink {
         generic: bool,
         observed: &Snapshot,
         maps: &Maps,
+        events: &Events,
     ) -> Result<Self> {
         let (host, wire) = probe_names(&options.instance);
         let prefixes = options.nat_prefixes();
@@ -65,6 +68,11 @@ impl ProbeLink {
             },
         };
         let ends = net.make_probe_pair(&wanted)?;
+        if !ends.v6 {
+            events.push(Event::Failed(
+                "IPv6 VIPs have no NAT addresses: IPv6 is disabled on this host".to_owned(),
+            ));
+        }
         let pair = Pair { net, host: host.clone() };
         let mode = if generic { Mode::Generic } else { Mode::Native };
         let fault = |interface: &str| {

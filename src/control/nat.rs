@@ -8,6 +8,7 @@ use super::Target;
 use crate::Error;
 use crate::Event;
 use crate::Result;
+use crate::ServiceKey;
 use crate::bpf::NatRecord;
 use crate::bpf::address_octets;
 use crate::config::is_link_local6;
@@ -30,6 +31,23 @@ pub(super) struct Origin {
 }
 
 impl Control {
+    /// The NAT address of a service's destination.
+    pub(crate) fn nat_of(&self, service: ServiceKey, destination: IpAddr) -> Result<IpAddr> {
+        let balanced = self.services.get(&service).ok_or(Error::ServiceNotFound { service })?;
+        let target = balanced.targets.get(&destination);
+        let target = target.ok_or(Error::DestinationNotFound { service, address: destination })?;
+        Ok(self.nat.address(service.address, target.nat))
+    }
+
+    /// That of a VIP's first service which has the destination.
+    pub(crate) fn nat(&self, vip: IpAddr, destination: IpAddr) -> Result<IpAddr> {
+        let services = || self.services.iter().filter(|(key, _)| key.address == vip);
+        let has = services().find(|(_, b)| b.targets.contains_key(&destination));
+        let (key, _) =
+            has.or_else(|| services().next()).ok_or(Error::VipNotFound { address: vip })?;
+        self.nat_of(*key, destination)
+    }
+
     /// A NAT address for the destination of a slot; its number.
     pub(super) fn take_nat(&mut self, slot: u32) -> Result<u32> {
         let number = self.nats.take_rested(REST).ok_or_else(|| Error::LimitExceeded {
