@@ -90,6 +90,11 @@ impl Instance {
         Ok(self.settled(|| self.read_info()))
     }
 
+    /// Whether the thread is in the network namespace that the instance runs in.
+    pub fn is_here(&self) -> bool {
+        self.maps.instance.read(0).netns == host::network_namespace()
+    }
+
     fn read_info(&self) -> Info {
         let record = self.maps.instance.read(0);
         let found = self.gather();

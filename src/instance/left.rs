@@ -9,7 +9,6 @@ use crate::Result;
 use crate::bpf::Directory;
 use crate::bpf::record_name;
 use crate::config::validate_instance;
-use crate::host;
 use crate::net::Net;
 use crate::net::Snapshot;
 use crate::net::probe_names;
@@ -64,7 +63,7 @@ impl Instance {
                 // A neighbour entry that stays managed harms nobody.
                 let _ = left.disown_neighbours(&mut net);
                 offloads = left.put_back_offloads(&mut net)?;
-                if left.is_of_this_namespace() {
+                if left.is_here() {
                     let (host, _) = probe_names(name);
                     probe_interface = net.remove_probe_pair(&host)?.then_some(host);
                 }
@@ -80,7 +79,7 @@ impl Instance {
     pub(crate) fn disown_neighbours(&self, net: &mut Net) -> Result<()> {
         let snapshot = net.snapshot()?;
         let interfaces = self.interfaces().into_iter();
-        let here = interfaces.filter(|i| self.is_here(i.index, &i.name, &snapshot));
+        let here = interfaces.filter(|i| self.has_here(i.index, &i.name, &snapshot));
         let ports = ports::of_devices(here.map(|i| i.index), &snapshot);
         for (index, address) in self.neighbours_needed()? {
             if ports::exit(index, &ports, &snapshot).is_some() {
@@ -98,7 +97,7 @@ impl Instance {
         for card in self.cards() {
             let (index, interface) = (card.ifindex, record_name(&card.name));
             let offloads = offloads::of_codes(card.offloads_off);
-            let on = match self.is_here(index, &interface, &snapshot) {
+            let on = match self.has_here(index, &interface, &snapshot) {
                 true => offloads::put_back(index, &offloads),
                 false => Vec::new(),
             };
@@ -111,15 +110,9 @@ impl Instance {
         Ok(all)
     }
 
-    /// Whether the instance was in the network namespace of the thread.
-    fn is_of_this_namespace(&self) -> bool {
-        self.maps.instance.read(0).netns == host::network_namespace()
-    }
-
     /// Whether an interface of the instance is in the network namespace of the
     /// thread, which may be another one with the same names and indices.
-    fn is_here(&self, index: u32, name: &str, snapshot: &Snapshot) -> bool {
-        self.is_of_this_namespace()
-            && snapshot.links.get(&index).is_some_and(|link| link.name == name)
+    fn has_here(&self, index: u32, name: &str, snapshot: &Snapshot) -> bool {
+        self.is_here() && snapshot.links.get(&index).is_some_and(|link| link.name == name)
     }
 }
