@@ -26,18 +26,18 @@ use nix::sys::socket::SockType;
 
 /// So many messages of each family are read at once; who sends many must not
 /// keep the reader from its other work.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// No IP packet is longer.
-const LONGEST: usize = 65_535;
+pub(super) const LONGEST: usize = 65_535;
 
 /// IP protocol numbers.
-const ICMP: u8 = 1;
+pub(super) const ICMP: u8 = 1;
 const UDP: u8 = 17;
 
 /// Types and codes of RFC 792 and RFC 4443.
-const DESTINATION_UNREACHABLE: u8 = 3;
-const FRAGMENTATION_NEEDED: u8 = 4;
+pub(super) const DESTINATION_UNREACHABLE: u8 = 3;
+pub(super) const FRAGMENTATION_NEEDED: u8 = 4;
 const PACKET_TOO_BIG: u8 = 2;
 
 /// `ICMP_FILTER` of linux/icmp.h, `ICMPV6_FILTER` of linux/icmpv6.h.
@@ -123,7 +123,7 @@ impl IcmpListener {
     }
 }
 
-fn open(family: AddressFamily, protocol: SockProtocol) -> nix::Result<OwnedFd> {
+pub(super) fn open(family: AddressFamily, protocol: SockProtocol) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     socket::socket(family, SockType::Raw, flags, protocol)
 }
@@ -184,7 +184,7 @@ fn parse_v6(message: &[u8]) -> Option<PathError> {
 
 /// The IPv4 header without its options, and what comes after these; a quote may
 /// end before.
-fn ipv4(packet: &[u8]) -> Option<(&[u8; 20], &[u8])> {
+pub(super) fn ipv4(packet: &[u8]) -> Option<(&[u8; 20], &[u8])> {
     let (header, rest) = packet.split_first_chunk::<20>()?;
     if header[0] >> 4 != 4 {
         return None;
@@ -193,11 +193,11 @@ fn ipv4(packet: &[u8]) -> Option<(&[u8; 20], &[u8])> {
     Some((header, rest.get(options..).unwrap_or_default()))
 }
 
-fn total_length(header: &[u8; 20]) -> u16 {
+pub(super) fn total_length(header: &[u8; 20]) -> u16 {
     u16::from_be_bytes([header[2], header[3]])
 }
 
-fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
+pub(super) fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
     match payload {
         [a, b, c, d, ..] if protocol == UDP => {
             Some((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])))
@@ -207,7 +207,7 @@ fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
 }
 
 /// The ones' complement sum of RFC 1071; all ones if a checksum inside is right.
-fn sum(message: &[u8]) -> u16 {
+pub(super) fn sum(message: &[u8]) -> u16 {
     let (words, last) = message.as_chunks::<2>();
     let last = last.first().map_or(0, |octet| u64::from(*octet) << 8);
     let mut sum = last + words.iter().map(|w| u64::from(u16::from_be_bytes(*w))).sum::<u64>();

@@ -4,6 +4,7 @@
 //! what both are about.
 
 mod device;
+mod echo;
 mod ethtool;
 mod genl;
 mod icmp;
@@ -17,12 +18,12 @@ mod routes;
 pub(crate) mod sample;
 mod snapshot;
 mod socket;
-#[allow(dead_code, reason = "probes come with the programs that take them")]
+mod unreachable;
 mod veth;
 mod watch;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -52,6 +53,11 @@ use crate::Result;
 pub(crate) use self::device::driver;
 pub(crate) use self::device::hides_headers;
 pub(crate) use self::device::rp_filter;
+pub(crate) use self::echo::Answer;
+pub(crate) use self::echo::datagram;
+pub(crate) use self::echo::echo;
+pub(crate) use self::echo::is_unreachable;
+pub(crate) use self::echo::path_mtu;
 pub(crate) use self::ethtool::Ethtool;
 pub(crate) use self::ethtool::Features;
 pub(crate) use self::icmp::IcmpListener;
@@ -70,15 +76,10 @@ pub(crate) use self::snapshot::Snapshot;
 #[cfg(test)]
 pub(crate) use self::snapshot::Stacked;
 pub(crate) use self::snapshot::XdpMode;
-#[allow(unused_imports, reason = "as above")]
-pub(crate) use self::veth::End;
-#[allow(unused_imports, reason = "as above")]
-pub(crate) use self::veth::ProbeEnds;
-#[allow(unused_imports, reason = "as above")]
+pub(crate) use self::unreachable::Unreachable;
+pub(crate) use self::unreachable::UnreachableListener;
 pub(crate) use self::veth::ProbePair;
-#[allow(unused_imports, reason = "as above")]
 pub(crate) use self::veth::overlap;
-#[allow(unused_imports, reason = "as above")]
 pub(crate) use self::veth::probe_names;
 pub(crate) use self::watch::Watcher;
 

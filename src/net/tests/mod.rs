@@ -25,7 +25,7 @@ mod watch;
 
 #[path = "../../../tests/common/netns.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
-mod netns;
+pub(crate) mod netns;
 
 const MAC_A: &str = "02:00:00:00:00:0a";
 const MAC_B: &str = "02:00:00:00:00:0b";
