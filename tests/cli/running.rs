@@ -12,6 +12,7 @@ use crate::finished;
 use crate::lab::Lab;
 use crate::lab::keys;
 use crate::lab::wait_until;
+use crate::netns::Namespace;
 
 const WEB: [&str; 5] = ["eth0", "10.1.2.0/24", "192.168.100.1", "10.1.2.3", "10.1.2.4"];
 
@@ -30,6 +31,7 @@ fn what_the_host_lacks_is_named() {
         &["show", "flows", "--json"],
         &["detach"],
         &["explain", "tcp", "10.0.0.1", "192.168.100.1:80"],
+        &["probe", "192.168.100.1:80", "10.1.2.3"],
     ] {
         assert_fails(arguments, lab.run(arguments), &[&lab.instance, "no instance"]);
     }
@@ -270,7 +272,12 @@ fn show_tells_all_with_stable_keys() {
     assert_eq!(keys(&neighbours[0]), "address interface interface_index mac managed state type");
     assert!(neighbours.iter().any(|neighbour| neighbour["address"] == "10.1.2.3"));
 
-    for subject in ["info", "services", "destinations", "flows", "vlans", "neighbours"] {
+    let nats = lab.objects(&["show", "nat"]);
+    assert_eq!(nats.len(), 2);
+    assert_eq!(keys(&nats[0]), "destination mtu nat reason service source status tunnel type");
+    assert_eq!((&nats[0]["service"], &nats[0]["mtu"]), (&service["service"], &json!(1500)));
+
+    for subject in ["info", "services", "destinations", "flows", "vlans", "neighbours", "nat"] {
         let (code, stdout, stderr) = lab.run(&["show", subject]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{subject}");
         assert!(!stdout.is_empty(), "{subject}");
@@ -316,6 +323,37 @@ fn explain_tells_where_packets_go_and_why() {
     balance.tell("disable 10.1.2.4", "ok");
     let (_, steps, _) = lab.run(&["explain", "tcp", "10.7.7.7:1", "192.168.100.1:80"]);
     assert!(steps.contains("no_destination") && steps.contains("disabled"), "{steps}");
+}
+
+#[test]
+fn probe_names_what_it_lacks() {
+    let Some(lab) = Lab::new("probe") else { return };
+    let balance = lab.balance(&["eth0", "10.1.2.0/24", "192.168.100.1", "10.1.2.3", "10.9.9.9"]);
+    balance.event("waiting");
+    // The port need not be a service's.
+    for to in ["192.168.100.1:80", "192.168.100.1:81"] {
+        let (code, stdout, stderr) = lab.run(&["probe", to, "10.9.9.9", "--json"]);
+        assert_eq!((code, stderr.as_str()), (1, ""), "{stdout}");
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(keys(&report), "destination failure nat ok port reason service steps type");
+        assert_eq!((&report["ok"], &report["failure"]), (&json!(false), &json!("no_route")));
+        assert_eq!(report["service"], "192.168.100.1:80/tcp");
+        assert_eq!(keys(&report["steps"][0]), "detail ms ok step");
+    }
+    let (code, stdout, _) = lab.run(&["probe", "192.168.100.1:80", "10.9.9.9"]);
+    assert!(code == 1 && stdout.contains("failed: 10.9.9.9 cannot be reached"), "{stdout}");
+    for (arguments, parts) in [
+        (["probe", "192.168.100.9:80", "10.1.2.3"], ["no service on", "192.168.100.9"]),
+        (["probe", "192.168.100.1:80", "10.1.2.9"], ["192.168.100.1:80/tcp", "10.1.2.9"]),
+        (["probe", "192.168.100.1:81", "10.1.2.9"], ["192.168.100.1:81/tcp", "10.1.2.9"]),
+    ] {
+        assert_fails(&arguments, lab.run(&arguments), &parts);
+    }
+    let elsewhere = Namespace::new("elsewhere");
+    let arguments = ["probe", "192.168.100.1:80", "10.1.2.3"];
+    let output = elsewhere.enter(|| lab.command(&arguments).output().unwrap());
+    let nsenter = format!("nsenter --net=/proc/{}/ns/net", balance.child.id());
+    assert_fails(&arguments, finished(&arguments, output), &[&lab.instance, &nsenter]);
 }
 
 #[test]

@@ -28,6 +28,10 @@ fn extended(more: &[&'static str]) -> Vec<&'static str> {
     [&BALANCE, more].concat()
 }
 
+fn probe(more: &[&'static str]) -> Vec<&'static str> {
+    [&["probe", "192.168.100.1:80", "10.1.2.3"], more].concat()
+}
+
 #[test]
 fn wrong_usage_exits_2_and_names_the_argument() {
     for (arguments, part) in [
@@ -73,6 +77,21 @@ fn wrong_usage_exits_2_and_names_the_argument() {
         (vec!["explain", "tcp", "10.0.0.1", "192.168.100.1"], "192.168.100.1"),
         (vec!["explain", "tcp", "10.0.0.1"], "VIP:PORT"),
         (vec!["explain", "udp", "10.0.0.1", "192.168.100.1:53", "--syn"], "--syn"),
+        (vec!["probe", "192.168.100.1:80"], "RIP"),
+        (vec!["probe", "192.168.100.1", "10.1.2.3"], "192.168.100.1"),
+        (vec!["probe", "192.168.100.1:0", "10.1.2.3"], "port"),
+        (vec!["probe", "192.168.100.1:80", "web"], "web"),
+        (probe(&["--host", "www.example.net"]), "--http"),
+        (probe(&["--http", "/", "--udp"]), "--udp"),
+        (probe(&["--http", "/", "--tcp"]), "--tcp"),
+        (probe(&["--tcp", "--udp"]), "--udp"),
+        (probe(&["--http", "health"]), "health"),
+        (probe(&["--http", "/a b"]), "/a b"),
+        (probe(&["--http", "/\r\nX-Y: z"]), "no path"),
+        (probe(&["--http", "/", "--host", ""]), "host"),
+        (probe(&["--size", "huge"]), "huge"),
+        (probe(&["--timeout", "0"]), "--timeout"),
+        (probe(&["--timeout=-1"]), "-1"),
         (vec!["completions", "sh"], "sh"),
     ] {
         let (code, stdout, stderr) = run(&arguments);
@@ -131,6 +150,7 @@ fn refused_values_exit_1_and_are_named() {
         (vec!["show", "--instance", "a b"], "a b"),
         (vec!["detach", "--instance", "../.."], "../.."),
         (vec!["explain", "tcp", "10.0.0.1", "[2001:db8::1]:80"], "2001:db8::1"),
+        (probe(&["--instance", "a b"]), "a b"),
     ] {
         assert_fails(&arguments, run(&arguments), &[part]);
     }
@@ -141,7 +161,7 @@ fn completions_are_scripts() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, script, stderr) = run(&["completions", shell]);
         assert_eq!((code, stderr.as_str()), (0, ""), "{shell}");
-        for word in ["balance", "explain", "detach", "bpffs"] {
+        for word in ["balance", "explain", "probe", "detach", "bpffs"] {
             assert!(script.contains(word), "{shell} lacks {word}");
         }
         if shell != "bash" {

@@ -9,6 +9,7 @@ mod detach;
 mod explain;
 mod global;
 mod output;
+mod probe;
 mod show;
 mod words;
 
@@ -38,6 +39,7 @@ enum Command {
     Balance(Box<balance::Args>),
     Show(show::Args),
     Explain(explain::Args),
+    Probe(probe::Args),
     Check(check::Args),
     Decap(decap::Args),
     Detach(detach::Args),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Balance(args) => balance::run(args, &cli.global),
         Command::Show(args) => show::run(args, &cli.global),
         Command::Explain(args) => explain::run(args, &cli.global),
+        Command::Probe(args) => probe::run(args, &cli.global),
         Command::Check(args) => check::run(args, &cli.global),
         Command::Decap(args) => decap::run(args),
         Command::Detach(args) => detach::run(args, &cli.global),

@@ -50,6 +50,8 @@ enum Subject {
     Vlans,
     /// The neighbour entries of the VLANs
     Neighbours,
+    /// The NAT address of each destination of each service, for health checks
+    Nat,
 }
 
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
@@ -127,6 +129,22 @@ fn objects(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyho
                     "mac": neighbour.mac.map(|mac| mac.to_string()),
                     "state": neighbour.state,
                     "managed": neighbour.managed,
+                });
+                writeln!(out, "{object}")?;
+            }
+        }
+        Subject::Nat => {
+            for nat in instance.nats()? {
+                let object = json!({
+                    "type": "nat",
+                    "nat": nat.address,
+                    "service": nat.service.to_string(),
+                    "destination": nat.destination,
+                    "tunnel": nat.tunnel.to_string(),
+                    "source": nat.source,
+                    "mtu": nat.mtu,
+                    "status": words::destination_status_name(nat.status),
+                    "reason": nat.status.to_string(),
                 });
                 writeln!(out, "{object}")?;
             }
@@ -247,6 +265,22 @@ fn tables(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyhow
                     links.name(neighbour.interface),
                     neighbour.state,
                     if neighbour.managed { "yes" } else { "no" }.to_owned(),
+                ]);
+            }
+            output::print_table(out, &table)?;
+        }
+        Subject::Nat => {
+            let headings = ["NAT", "SERVICE", "DESTINATION", "TUNNEL", "SOURCE", "MTU", "STATUS"];
+            let mut table = output::table(&headings);
+            for nat in instance.nats()? {
+                table.add_row([
+                    nat.address.to_string(),
+                    nat.service.to_string(),
+                    nat.destination.to_string(),
+                    nat.tunnel.to_string(),
+                    or_dash(nat.source),
+                    or_dash(nat.mtu),
+                    nat.status.to_string(),
                 ]);
             }
             output::print_table(out, &table)?;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use xvs::DestinationStatus;
+use xvs::Failure;
 use xvs::FlowState;
 use xvs::Mode;
 use xvs::Offload;
@@ -49,6 +50,30 @@ pub fn service_status_name(status: ServiceStatus) -> &'static str {
         ServiceStatus::Empty => "empty",
         ServiceStatus::Disabled => "disabled",
         ServiceStatus::Unreachable(..) => "unreachable",
+        _ => "unknown",
+    }
+}
+
+/// The name of a probe's failure in JSON.
+pub fn probe_failure_name(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::NoRoute { .. } => "no_route",
+        Failure::NoNeighbour { .. } => "no_neighbour",
+        Failure::Unusable { .. } => "unusable",
+        Failure::NoSource { .. } => "no_source",
+        Failure::NoNatRoute { .. } => "no_nat_route",
+        Failure::TunnelNotAnswered { .. } => "tunnel_not_answered",
+        Failure::NoAnswer { .. } => "no_answer",
+        Failure::Silent { .. } => "silent",
+        Failure::PortClosed { .. } => "port_closed",
+        Failure::PortFiltered { .. } => "port_filtered",
+        Failure::NoReply { .. } => "no_reply",
+        Failure::Mtu { .. } => "mtu",
+        Failure::NoEcho { .. } => "no_echo",
+        Failure::Closed { .. } => "closed",
+        Failure::NotHttp { .. } => "not_http",
+        Failure::HttpStatus { .. } => "http_status",
+        Failure::Local { .. } => "local",
         _ => "unknown",
     }
 }
