@@ -26,6 +26,25 @@ static __always_inline bool is_from_host(struct xvs_gate *g, struct packet *p)
 	return p->key.saddr[0] == g->nat6[0] && p->key.saddr[1] == g->nat6[1];
 }
 
+/* What a probe arrives with: a server that has the VIP somewhere behind it can pass
+ * it on, once. One that has not, and routes it back to a balancer, gets it nowhere:
+ * that forwards nothing with 1. It would answer an echo.
+ */
+#define PROBE_TTL 2
+#define PROBE_ECHO_TTL 1
+
+static __always_inline void set_ttl(struct packet *p, __u8 ttl)
+{
+	if (p->version == 4) {
+		p->ip4->check = update_sum(p->ip4->check,
+					   bpf_htons(p->ip4->ttl << 8),
+					   bpf_htons(ttl << 8));
+		p->ip4->ttl = ttl;
+	} else {
+		p->ip6->hop_limit = ttl;
+	}
+}
+
 /* Whether there is an address to send from. */
 static __always_inline bool has_source(struct xvs_nat *nat)
 {
@@ -145,8 +164,6 @@ static __always_inline int request(struct xdp_md *ctx, struct packet *p)
 	way = request_way(p);
 	if (!(__u32)way || !has_source(nat))
 		return XVS_NO_DESTINATION;
-	if (packet_ttl(p) <= 1)
-		return XVS_TTL_EXPIRED;
 	if (p->length > way >> 32)
 		return request_too_big(ctx, p, way >> 32);
 
@@ -164,6 +181,8 @@ static __always_inline int request(struct xdp_md *ctx, struct packet *p)
 	change += word_change(flow.source, port);
 	*ports.source = port;
 	set_check(p, &ports, change);
+	/* One is taken off when it is forwarded. */
+	set_ttl(p, (ports.echo ? PROBE_ECHO_TTL : PROBE_TTL) + 1);
 	return forward(ctx, p, XVS_PROBE_FORWARDED);
 }
 
