@@ -1,6 +1,8 @@
 //! VLAN trunks with the kernel's own 802.1Q devices and bonds: a client, a
 //! balancer and backends in VLANs of their own.
 
+#[path = "common/features.rs"]
+mod features;
 #[path = "common/lab.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod lab;
@@ -25,7 +27,6 @@ mod devices;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use lab::Lab;
 use lab::UDP;
@@ -33,42 +34,13 @@ use lab::VIPS;
 use lab::ip;
 use lab::vip;
 use lab::wait;
-use netns::Namespace;
 use server::Connection;
 use server::PATIENCE;
 use server::ask;
 use server::udp_from;
 use xvs::Client;
 use xvs::Destination;
-use xvs::Mode;
-use xvs::Options;
 use xvs::Service;
-
-/// Whether the kernel has such a device; if not, that is told.
-fn has_devices(link: &str, module: &str) -> bool {
-    let probe = Namespace::new("probe");
-    let made = probe.sh(&format!(
-        "ip link add trunk type veth peer name other
-         ip link add {link} 2>/dev/null && echo yes || echo no"
-    ));
-    let has = made.trim() == "yes";
-    if !has {
-        let is_loaded = Path::new("/sys/module").join(module).exists();
-        assert!(!is_loaded, "the kernel has module {module}: `ip link add {link}` must work");
-        println!("skipped: the kernel has no such devices (module {module})");
-    }
-    has
-}
-
-/// Both VLANs by their ids, the backends' one first.
-fn options(lab: &Lab) -> Options {
-    let prefix = |text: &str| text.parse().expect("a prefix");
-    let base = Options::new().instance("lab").bpffs(lab.bpffs()).mode(Mode::Native).flows(65_536);
-    base.vlan(20, prefix("10.1.2.0/24"))
-        .vlan(20, prefix("fd00:1:2::/64"))
-        .vlan(90, prefix("10.1.9.0/24"))
-        .vlan(90, prefix("fd00:1:9::/64"))
-}
 
 /// A service with all backends, once they are usable.
 fn serve(lab: &Lab, balancer: &Client, service: &Service) {

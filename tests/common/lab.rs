@@ -467,6 +467,20 @@ END
             .vlan(1, "fd00:1:2::/64".parse().expect("a prefix"))
     }
 
+    /// Options for a balancer on a trunk: both VLANs by their ids.
+    pub fn trunk_options(&self) -> Options {
+        let prefix = |text: &str| text.parse().expect("a prefix");
+        Options::new()
+            .instance("lab")
+            .bpffs(self.bpffs())
+            .mode(Mode::Native)
+            .flows(65_536)
+            .vlan(20, prefix("10.1.2.0/24"))
+            .vlan(20, prefix("fd00:1:2::/64"))
+            .vlan(90, prefix("10.1.9.0/24"))
+            .vlan(90, prefix("fd00:1:9::/64"))
+    }
+
     /// A balancer on `eth0` of `lb`.
     pub fn balancer(&self) -> Client {
         self.balancer_with(self.options(), &["eth0"]).expect("the balancer starts")

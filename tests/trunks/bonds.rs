@@ -15,7 +15,7 @@ use xvs::Mode;
 use xvs::Options;
 use xvs::Service;
 
-use crate::has_devices;
+use crate::features::has_devices;
 use crate::lab::Bonding;
 use crate::lab::Lab;
 use crate::lab::UDP;
@@ -23,7 +23,6 @@ use crate::lab::VIPS;
 use crate::lab::ip;
 use crate::lab::vip;
 use crate::lab::wait;
-use crate::options;
 use crate::requests_cross;
 use crate::serve;
 use crate::server::Connection;
@@ -85,7 +84,7 @@ const WAYS: [(Bonding, Way); 6] = [
 
 impl Way {
     fn options(self, lab: &Lab) -> Options {
-        let options = options(lab);
+        let options = lab.trunk_options();
         match self {
             Self::Native => options,
             Self::Members => options.attach_pause(Duration::from_millis(1)),
@@ -118,13 +117,13 @@ fn members_stand_for_their_bond() {
     }
     let pause = Duration::from_millis(700);
     let start = Instant::now();
-    let paused = lab.balancer_with(options(&lab).attach_pause(pause), &["bond0"]);
+    let paused = lab.balancer_with(lab.trunk_options().attach_pause(pause), &["bond0"]);
     assert!(start.elapsed() >= pause, "there is a pause between two members");
     let start = Instant::now();
     drop(paused.expect("it starts"));
     assert!(start.elapsed() >= pause, "also when they are detached from");
 
-    let both = lab.balancer_with(options(&lab), &["bond0", "eth1"]).err();
+    let both = lab.balancer_with(lab.trunk_options(), &["bond0", "eth1"]).err();
     let named = |error: &Error| error.to_string().contains("`eth1` is a member of `bond0`");
     assert!(both.as_ref().is_some_and(named), "{both:?}");
     assert_eq!(xdp::attached(&lab.lb, "bond0"), None);

@@ -13,14 +13,13 @@ use xvs::DestinationStatus;
 use xvs::Mode;
 use xvs::Service;
 
-use crate::has_devices;
+use crate::features::has_devices;
 use crate::lab::Backend;
 use crate::lab::Lab;
 use crate::lab::VIPS;
 use crate::lab::ip;
 use crate::lab::vip;
 use crate::lab::wait;
-use crate::options;
 use crate::reaches_all;
 use crate::requests_cross;
 use crate::serve;
@@ -39,7 +38,8 @@ fn lab(backends: usize) -> Option<Lab> {
 fn requests_cross_from_one_vlan_to_another() {
     for mode in [Mode::Native, Mode::Generic] {
         let Some(lab) = lab(3) else { return };
-        let balancer = lab.balancer_with(options(&lab).mode(mode), &["eth0"]).expect("it starts");
+        let balancer =
+            lab.balancer_with(lab.trunk_options().mode(mode), &["eth0"]).expect("it starts");
         requests_cross(&lab, &balancer);
     }
 }
@@ -89,7 +89,7 @@ fn web_pages_come_from_backends_in_two_vlans() {
         (0..1_u32 << 18).flat_map(|i| i.wrapping_mul(0x9e37_79b1).to_be_bytes()).collect();
     fs::write(root.join("page"), &page).expect("the lab's directory is ours");
     let _servers: Vec<Web> = lab.backends.iter().map(|b| Web::start(&lab, b, &root)).collect();
-    let balancer = lab.balancer_with(options(&lab), &["eth0"]).expect("it starts");
+    let balancer = lab.balancer_with(lab.trunk_options(), &["eth0"]).expect("it starts");
     for address in &VIPS[..2] {
         let service = Service::tcp(ip(address), 8000);
         serve(&lab, &balancer, &service);
@@ -121,7 +121,7 @@ fn web_pages_come_from_backends_in_two_vlans() {
 #[test]
 fn a_vlan_device_may_go_and_come_back() {
     let Some(lab) = lab(2) else { return };
-    let balancer = lab.balancer_with(options(&lab), &["eth0"]).expect("it starts");
+    let balancer = lab.balancer_with(lab.trunk_options(), &["eth0"]).expect("it starts");
     for (number, address) in VIPS[..2].iter().enumerate() {
         let service = Service::tcp(ip(address), 80);
         serve(&lab, &balancer, &service);
@@ -190,7 +190,7 @@ fn a_new_configuration_moves_live_connections_to_another_vlan() {
          ip link set eth0.21 up
          ip addr add 10.1.2.2/25 dev eth0.21
          ip addr add fd00:1:2::2/65 dev eth0.21 nodad");
-    let balancer = lab.balancer_with(options(&lab), &["eth0"]).expect("it starts");
+    let balancer = lab.balancer_with(lab.trunk_options(), &["eth0"]).expect("it starts");
     for (number, address) in VIPS[..2].iter().enumerate() {
         let service = Service::tcp(ip(address), 80);
         serve(&lab, &balancer, &service);
