@@ -132,17 +132,19 @@ static __always_inline int request(struct xdp_md *ctx, struct packet *p)
 	struct xvs_gate *g;
 	struct xvs_nat *nat;
 	__u32 zero = 0;
+	bool parsed;
 	__be16 port;
 	__u64 change, way;
 
 	g = bpf_map_lookup_elem(&gate, &zero);
-	if (!g || !probe_parse(ctx, p) || p->tag ||
-	    (void *)(p->eth + 1) + p->length > p->end)
+	parsed = probe_parse(ctx, p);
+	if (!g || !p->version || p->tag)
 		return CONTINUE;
 	flow.nat = nat_number(g, p);
 	if (!flow.nat)
 		return CONTINUE;
-	if (!is_from_host(g, p) || !find_ports(p, &ports))
+	if (!parsed || (void *)(p->eth + 1) + p->length > p->end ||
+	    !is_from_host(g, p) || !find_ports(p, &ports))
 		return XVS_PROBE_REFUSED;
 	if (ports.echo &&
 	    ports.type != (p->version == 4 ? ICMP_ECHO : ICMP6_ECHO))
