@@ -357,7 +357,7 @@ impl Control {
     fn give_back(&mut self, taken: &[(u32, u32)]) {
         for (slot, nat) in taken {
             self.slots.free(*slot);
-            self.give_back_nat(*nat);
+            self.put_back_nat(*nat);
         }
     }
 

@@ -14,17 +14,21 @@ pub(super) const GRACE: Duration = Duration::from_millis(10);
 pub(super) struct Ids {
     limit: u32,
     fresh: u32,
+    unused: Vec<u32>,
     freed: VecDeque<(Instant, u32)>,
 }
 
 impl Ids {
     pub(super) const fn new(limit: u32) -> Self {
-        Self { limit, fresh: 1, freed: VecDeque::new() }
+        Self { limit, fresh: 1, unused: Vec::new(), freed: VecDeque::new() }
     }
 
     /// A number that nothing has; `None` when all are taken. Numbers are
     /// reused late: only when there is no other is one waited for.
     pub(super) fn take(&mut self) -> Option<u32> {
+        if let Some(id) = self.unused.pop() {
+            return Some(id);
+        }
         if self.fresh <= self.limit {
             self.fresh += 1;
             return Some(self.fresh - 1);
@@ -36,7 +40,7 @@ impl Ids {
 
     /// A number that nothing has had for so long; `None` when there is none.
     pub(super) fn take_rested(&mut self, rest: Duration) -> Option<u32> {
-        if self.fresh <= self.limit {
+        if self.fresh <= self.limit || !self.unused.is_empty() {
             return self.take();
         }
         let rested = self.freed.front().is_some_and(|(freed, _)| freed.elapsed() >= rest);
@@ -48,9 +52,14 @@ impl Ids {
         self.freed.push_back((Instant::now(), id));
     }
 
+    /// Gives a number back that nothing came to have.
+    pub(super) fn put_back(&mut self, id: u32) {
+        self.unused.push(id);
+    }
+
     /// How many can be taken.
     pub(super) fn left(&self) -> usize {
-        (self.limit + 1 - self.fresh) as usize + self.freed.len()
+        (self.limit + 1 - self.fresh) as usize + self.unused.len() + self.freed.len()
     }
 }
 
@@ -70,5 +79,17 @@ mod tests {
             [Some(3), Some(2), Some(1), None]
         );
         assert_eq!(ids.left(), 0);
+    }
+    #[test]
+    fn numbers_rest_if_something_had_them() {
+        let mut ids = Ids::new(2);
+        let rest = Duration::from_secs(60);
+        assert_eq!([ids.take_rested(rest), ids.take_rested(rest)], [Some(1), Some(2)]);
+        ids.free(1);
+        assert_eq!((ids.take_rested(rest), ids.left()), (None, 1));
+        ids.put_back(2);
+        assert_eq!(ids.left(), 2);
+        assert_eq!([ids.take_rested(rest), ids.take_rested(rest)], [Some(2), None]);
+        assert_eq!(ids.take_rested(Duration::ZERO), Some(1));
     }
 }

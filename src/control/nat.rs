@@ -58,15 +58,21 @@ impl Control {
         })?;
         let record = NatRecord { slot, ..Default::default() };
         if let Err(error) = self.maps.nats.insert(&number, &record) {
-            self.nats.free(number);
+            self.nats.put_back(number);
             return Err(error);
         }
         Ok(number)
     }
 
-    /// Gives it back.
-    pub(super) fn give_back_nat(&mut self, number: u32) {
+    /// Gives back that of a destination which came to nothing.
+    pub(super) fn put_back_nat(&mut self, number: u32) {
         // One that stays leads to a slot that is nobody's.
+        let _ = self.maps.nats.remove(&number);
+        self.nats.put_back(number);
+    }
+
+    /// Gives back that of a destination which goes.
+    pub(super) fn retire_nat(&mut self, number: u32) {
         let _ = self.maps.nats.remove(&number);
         self.nats.free(number);
     }

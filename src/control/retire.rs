@@ -63,7 +63,7 @@ impl Control {
         self.add_retired(service, &traffic, &Refused::default());
         self.open_slot(slot);
         self.maps.gauges.write(slot, &Gauge::default());
-        self.give_back_nat(target.nat);
+        self.retire_nat(target.nat);
         self.slots.free(slot);
     }
 
