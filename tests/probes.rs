@@ -15,6 +15,8 @@ mod netns;
 mod server;
 #[path = "common/tunnelled.rs"]
 mod tunnelled;
+#[path = "common/vlans.rs"]
+mod vlans;
 #[path = "common/wire.rs"]
 mod wire;
 #[path = "common/xdp.rs"]
@@ -27,6 +29,8 @@ mod addresses;
 mod checker;
 #[path = "probes/errors.rs"]
 mod errors;
+#[path = "probes/frames.rs"]
+mod frames;
 #[path = "probes/hosts.rs"]
 mod hosts;
 #[path = "probes/kinds.rs"]
