@@ -23,6 +23,8 @@ use nix::sys::time::TimeValLike;
 
 use super::*;
 use crate::Prefix;
+use crate::net::veth::End;
+use crate::net::veth::ProbeEnds;
 
 fn wanted() -> ProbePair {
     let (host, wire) = probe_names("default");
