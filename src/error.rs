@@ -131,14 +131,14 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "no NAT addresses can be in {prefix}: {reason}; `Options::nat4` and \
-                     `Options::nat6` set others"
+                     `Options::nat6` (`xvsctl balance --nat4`, `--nat6`) set others"
                 )
             }
             Self::NatOverlap { prefix, other } => {
                 write!(
                     f,
                     "NAT addresses would be in {prefix}, which overlaps {other}; `Options::nat4` \
-                     or `Options::nat6` (`xvsctl balance --nat`) sets another prefix"
+                     or `Options::nat6` (`xvsctl balance --nat4`, `--nat6`) sets another prefix"
                 )
             }
             Self::PrefixOverlap { prefix, other } => {

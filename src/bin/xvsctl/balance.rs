@@ -118,6 +118,14 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     flows: Option<u32>,
 
+    /// Where the NAT addresses for probes of IPv4 VIPs are (default 255.0.0.0/8)
+    #[arg(long, value_name = "PREFIX")]
+    nat4: Option<Prefix>,
+
+    /// The same for IPv6 VIPs (default fd6b:9f3c:e1a7:255::/64)
+    #[arg(long, value_name = "PREFIX")]
+    nat6: Option<Prefix>,
+
     /// Stop after this time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     duration: Option<Duration>,
@@ -320,6 +328,12 @@ fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
         Options::new().instance(&global.instance).bpffs(&global.bpffs).mode(args.mode.into());
     if let Some(flows) = args.flows {
         options = options.flows(flows);
+    }
+    if let Some(prefix) = args.nat4 {
+        options = options.nat4(prefix);
+    }
+    if let Some(prefix) = args.nat6 {
+        options = options.nat6(prefix);
     }
     for prefix in &args.prefixes.0 {
         options = options.vlan(1, *prefix);

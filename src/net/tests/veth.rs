@@ -23,7 +23,6 @@ use nix::sys::time::TimeValLike;
 
 use super::*;
 use crate::Prefix;
-use crate::net::veth::End;
 use crate::net::veth::ProbeEnds;
 
 fn wanted() -> ProbePair {
