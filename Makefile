@@ -35,7 +35,8 @@ setup-kernels:
 build: setup
 	$(CARGO) build --locked --release
 
-demo: build
+demo: setup
+	$(CARGO) build --locked --release --bins --example health
 	examples/demo.sh target/release/xvsctl
 
 test: setup

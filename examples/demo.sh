@@ -9,6 +9,11 @@ if [ $# -ne 1 ] || [ ! -x "$1" ]; then
 	echo "usage: $0 PATH-TO-XVSCTL" >&2
 	exit 2
 fi
+health=$(dirname "$(realpath "$1")")/examples/health
+if [ ! -x "$health" ]; then
+	echo "$0: no $health; \`cargo build --release --example health\` makes it" >&2
+	exit 2
+fi
 if [ "$(id -u)" -ne 0 ]; then
 	echo "$0: network namespaces and XDP need root" >&2
 	exit 1
@@ -80,10 +85,12 @@ clean_up() {
 	local status=$? i name left=
 	trap - EXIT HUP INT TERM
 	set +e
-	if [ $status -ne 0 ] && [ -s "$dir/balancer.err" ]; then
-		echo "The balancer said:" >&2
-		cat "$dir/balancer.err" >&2
-	fi
+	for name in balancer checker; do
+		if [ $status -ne 0 ] && [ -s "$dir/$name.err" ]; then
+			echo "The $name said:" >&2
+			cat "$dir/$name.err" >&2
+		fi
+	done
 	# The latest first: clients before servers.
 	for ((i = ${#started[@]} - 1; i >= 0; i--)); do
 		end "${started[i]}"
@@ -164,7 +171,7 @@ answers() { at client curl -sS --max-time 1 "http://$1/" >/dev/null 2>&1; }
 start_server() {
 	local n=$1
 	local home=$dir/s$n
-	mkdir "$home"
+	mkdir -p "$home"
 	cat >"$home/nginx.conf" <<-END
 		daemon off;
 		master_process off;
@@ -354,4 +361,66 @@ await 5 "the end of the balancer" gone "$balancer"
 wait "$balancer" || fail "the balancer ended with an error"
 note "$(tail -n 1 "$dir/balancer.log")"
 ! at lb ip -d link show eth0 | grep -q prog/xdp || fail "its XDP program is still there"
+[ ! -e "$dir/bpf/xvs" ] || fail "it left pins: $(ls -R "$dir/bpf/xvs")"
+
+say "7. A program that uses the library checks each server by the VIP, and takes out what fails."
+# start_checker OPTION...: examples/health.rs, until it is ready.
+start_checker() {
+	[ $mode = native ] || set -- "$@" --generic
+	start_at lb "$health" --bpffs "$dir/bpf" "$@" eth0 10.1.2.0/24 $vip4:80 \
+		"${servers[@]/#/10.1.2.1}" >"$dir/checker.log" 2>"$dir/checker.err"
+	checker=$!
+	await 10 "a ready checker" checker_says ready
+}
+checker_says() {
+	alive "$checker" || fail "the checker ended"
+	grep -q "^$1" "$dir/checker.log"
+}
+now_ms() { echo $((${EPOCHREALTIME/[.,]/} / 1000)); }
+# await_change SINCE LINE: until the checker says so. Three checks take 1.5 seconds at
+# most; one more is for slow machines.
+await_change() {
+	local took
+	await 5 "\`$2\`" checker_says "$2"
+	took=$(($(now_ms) - $1))
+	note "after $took ms: $(grep "^$2" "$dir/checker.log")"
+	[ $took -le 2500 ] || fail "this took too long"
+}
+request_checked() {
+	request $vip4 100 >"$dir/answers"
+	[ "$(lines "$dir/answers")" -eq 100 ] ||
+		fail "$(lines "$dir/answers") of 100 requests were answered"
+	note "100 new requests:"
+	bars "$dir/answers"
+}
+start_server 4
+await 5 "nginx s4" answers 10.1.2.14
+start_checker --interval 0.2 --timeout 0.3 --fall 3 --rise 2
+note "each is asked 5 times a second: 3 failures in a row take it out, 2 successes bring it back"
+since=$(now_ms)
+end "${nginx[s2]}"
+note "s2's nginx is killed"
+await_change "$since" "10.1.2.12 down after 3: connection refused"
+since=$(now_ms)
+ip -n "$prefix-s3" address del $vip4/32 dev lo
+answers 10.1.2.13 || fail "s3 does not answer by its own address"
+note "s3 loses $vip4, and still answers by 10.1.2.13"
+await_change "$since" "10.1.2.13 down after 3: timed out"
+request_checked
+! grep -q 's[23]' "$dir/answers" || fail "s2 or s3 got new requests"
+since=$(now_ms)
+start_server 2
+ip -n "$prefix-s3" address add $vip4 dev lo
+note "both are repaired"
+await_change "$since" "10.1.2.12 up after 2"
+await_change "$since" "10.1.2.13 up after 2"
+request_checked
+for n in "${servers[@]}"; do
+	has "$dir/answers" "s$n" || fail "s$n answered none"
+done
+kill "$checker"
+await 5 "the end of the checker" gone "$checker"
+wait "$checker" || fail "the checker ended with an error"
+[ "$(lines "$dir/checker.log")" -eq 5 ] || fail "it said more: $(cat "$dir/checker.log")"
+! ip -n "$prefix-lb" link show xvs-health 2>/dev/null || fail "its veth is still there"
 [ ! -e "$dir/bpf/xvs" ] || fail "it left pins: $(ls -R "$dir/bpf/xvs")"
