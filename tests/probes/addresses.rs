@@ -138,7 +138,8 @@ fn what_is_unknown_is_named() {
 fn prefixes_that_the_host_has_otherwise_are_refused() {
     let lab = Lab::new(0);
     lab.lb.sh("ip route add 10.201.7.0/24 via 10.1.2.254
-         ip route add blackhole 10.202.0.0/16
+         ip route add blackhole 10.202.9.0/24
+         ip route add blackhole 10.203.0.0/16
          ip -6 route add fd00:201:7::/64 via fd00:1:2::254
          ip address add 255.3.0.1/32 dev lo");
     let plain = |lab: &Lab| lab.options().nat4(prefix("10.200.0.0/24"));
@@ -150,7 +151,7 @@ fn prefixes_that_the_host_has_otherwise_are_refused() {
         (of4("10.0.0.0/8"), ["10.0.0.0/11", "10.1.2.1/24"]),
         (of4("10.201.0.0/16"), ["10.201.0.0/16", "10.201.7.0/24"]),
         (of4("10.201.7.16/28"), ["10.201.7.16/28", "10.201.7.0/24"]),
-        (of4("10.202.9.0/24"), ["10.202.9.0/24", "10.202.0.0/16"]),
+        (of4("10.202.0.0/16"), ["10.202.0.0/16", "10.202.9.0/24"]),
         (of6("fd00:1:2::/64"), ["fd00:1:2::/96", "fd00:1:2::1/64"]),
         (of6("fd00:201:7::/96"), ["fd00:201:7::/96", "fd00:201:7::/64"]),
     ] {
@@ -178,6 +179,8 @@ fn prefixes_that_the_host_has_otherwise_are_refused() {
     }
     // What is beside the part that is used does no harm.
     drop(lab.balancer_with(of4("10.201.8.0/21"), &["eth0"]).expect("it starts"));
+    // Nor does that the host has no use for the addresses else.
+    drop(lab.balancer_with(of4("10.203.9.0/24"), &["eth0"]).expect("it starts"));
     lab.lb.sh("ip address del 255.3.0.1/32 dev lo && ip address add 255.32.0.1/32 dev lo");
     drop(lab.balancer());
 }
