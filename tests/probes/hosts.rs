@@ -26,6 +26,7 @@ use crate::tunnelled::GUE;
 use crate::tunnelled::address;
 use crate::tunnelled::serve;
 use crate::tunnelled::take_out;
+use crate::xdp;
 
 /// Makes the host check that what comes in is from where it would be sent to, on
 /// interfaces that are and on those to come.
@@ -183,4 +184,71 @@ fn a_strict_filter_passes_answers_from_tunnels() {
             all(&lab, &balancer, (nat, 80).into(), backend, "strict");
         }
     }
+}
+
+#[test]
+fn probes_work_without_ipv6() {
+    let lab = Lab::new(1);
+    allow_echo(&lab);
+    lab.lb.sh("for i in all default eth0; do sysctl -qw net.ipv6.conf.$i.disable_ipv6=1; done");
+    let balancer = lab.balancer();
+    let backend = &lab.backends[0];
+    let service = Service::tcp(ip(VIPS[0]), 80);
+    serve(&balancer, &service, &[Destination::new(backend.v4)]);
+    let nat = balancer.nat_service(&service, backend.v4).expect("it has one");
+    all(&lab, &balancer, (nat, 80).into(), backend, "no IPv6");
+}
+
+/// Probes follow the network, as clients' packets do.
+#[test]
+fn probes_follow_interfaces_and_addresses() {
+    let lab = Lab::new(1);
+    allow_echo(&lab);
+    let balancer = lab.balancer();
+    let backend = &lab.backends[0];
+    let services = [0, 1].map(|number| Service::tcp(ip(VIPS[number]), 80));
+    let nat = |number: usize| {
+        let nat = balancer.instance().nat_of(&services[number], address(backend, number));
+        nat.expect("it has one")
+    };
+    let probe = |title: &str| {
+        for number in [0, 1] {
+            wait(&format!("a way: {title}"), PATIENCE, || {
+                let usable = balancer.service(&services[number]).expect("it is there").usable;
+                (usable == 1 && nat(number).source.is_some()).then_some(())
+            });
+            all(&lab, &balancer, (nat(number).address, 80).into(), backend, title);
+        }
+    };
+    for number in [0, 1] {
+        serve(&balancer, &services[number], &[Destination::new(address(backend, number))]);
+    }
+    let before = [0, 1].map(|number| nat(number).address);
+    probe("at first");
+
+    lab.lb.sh("ip link del eth0");
+    wait("no way", PATIENCE, || (nat(0).mtu.is_none() && nat(1).mtu.is_none()).then_some(()));
+    lab.plug_balancer();
+    probe("an interface anew");
+
+    lab.lb.sh("ip address del 10.1.2.1/24 dev eth0 && ip address add 10.1.2.2/24 dev eth0
+         ip address del fd00:1:2::1/64 dev eth0 && ip address add fd00:1:2::2/64 dev eth0 nodad");
+    for (number, own) in [(0, "10.1.2.2"), (1, "fd00:1:2::2")] {
+        wait("another address", PATIENCE, || (nat(number).source == Some(ip(own))).then_some(()));
+    }
+    probe("another address");
+    assert_eq!([0, 1].map(|number| nat(number).address), before);
+}
+
+/// Large frames elsewhere: a probe's packets are those of any host.
+#[test]
+fn probes_work_beside_jumbo_frames() {
+    let lab = Lab::new(1);
+    if xdp::has_frags() {
+        lab.set_mtu(9_000);
+    } else {
+        println!("skipped: no frames in several buffers, so no interface of a larger MTU");
+        return;
+    }
+    probes_work(&lab, lab.options().mtu(1, 9_000), &["eth0"], "9,000 octets");
 }
