@@ -91,6 +91,28 @@ fn balance_runs_obeys_and_leaves_nothing() {
 }
 
 #[test]
+fn nat_addresses_are_where_they_are_set_and_nobody_is() {
+    let Some(lab) = Lab::new("nat") else { return };
+    for (prefix, other) in
+        [("10.1.0.0/16", "10.1.2.1/24 of `eth0`"), ("10.1.3.128/25", "10.1.3.1/24 of `eth1`")]
+    {
+        let arguments = [&["balance"][..], &WEB, &["--nat4", prefix]].concat();
+        assert_fails(&arguments, lab.run(&arguments), &[prefix, other]);
+    }
+    let options = ["--nat4", "10.200.0.0/24", "--nat6", "fd00:200::/64"];
+    let mut balance = lab.balance(&[&WEB[..], &options].concat());
+    balance.event("ready");
+    let routes = || lab.balancer.sh("ip route; ip -6 route");
+    for part in ["10.200.0.0/24 dev xvs-", "fd00:200::/96 dev xvs-"] {
+        assert!(routes().contains(part), "{}", routes());
+    }
+    balance.tell("quit", "ok");
+    balance.event("stopped");
+    assert_eq!(balance.child.wait().unwrap().code(), Some(0));
+    assert!(!routes().contains("xvs-"), "{}", routes());
+}
+
+#[test]
 fn balance_ends_by_time_and_by_command() {
     let Some(lab) = Lab::new("ends") else { return };
     let arguments = [&["balance"][..], &WEB, &["--duration", "1.5"]].concat();
