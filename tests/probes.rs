@@ -29,6 +29,8 @@ mod addresses;
 mod checker;
 #[path = "probes/errors.rs"]
 mod errors;
+#[path = "probes/faults.rs"]
+mod faults;
 #[path = "probes/frames.rs"]
 mod frames;
 #[path = "probes/hosts.rs"]

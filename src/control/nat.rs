@@ -53,7 +53,7 @@ impl Control {
         let number = self.nats.take_rested(REST).ok_or_else(|| Error::LimitExceeded {
             limit: "NAT addresses",
             maximum: self.nat.numbers() as usize,
-            remedy: "a shorter prefix (`Options::nat4`, `Options::nat6`) has more; those of \
+            remedy: "a shorter prefix (`Options::nat4`, `xvsctl balance --nat4`) has more; those of \
                      removed destinations can be used again after a minute",
         })?;
         let record = NatRecord { slot, ..Default::default() };
