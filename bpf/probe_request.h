@@ -18,12 +18,15 @@ static __always_inline __u32 nat_number(struct xvs_gate *g, struct packet *p)
 	return is_nat6(g, p->key.daddr) ? bpf_ntohl(p->key.daddr[1] >> 32) : 0;
 }
 
-/* Whether the packet is from the host's own address there. */
+/* Whether the packet is from the host's own address there. The kernel forwards none
+ * that has it as its source in IPv4, and one with a hop limit below 255 in IPv6.
+ */
 static __always_inline bool is_from_host(struct xvs_gate *g, struct packet *p)
 {
 	if (p->version == 4)
 		return (__be32)p->key.saddr[0] == g->nat4;
-	return p->key.saddr[0] == g->nat6[0] && p->key.saddr[1] == g->nat6[1];
+	return p->ip6->hop_limit == 255 && p->key.saddr[0] == g->nat6[0] &&
+	       p->key.saddr[1] == g->nat6[1];
 }
 
 /* What a probe arrives with: a server that has the VIP somewhere behind it can pass

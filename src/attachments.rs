@@ -27,6 +27,7 @@ use crate::net::xdp_features;
 use crate::offloads::Offloads;
 use crate::offloads::TurnedOff;
 use crate::ports;
+use crate::ports::Card;
 use crate::ports::Device;
 use crate::ports::MAX_DEVICES;
 use crate::ports::Port;
@@ -107,10 +108,6 @@ impl Attachments {
         Ok(attachments)
     }
 
-    pub(crate) const fn is_generic(&self) -> bool {
-        self.generic
-    }
-
     /// The loaded programs.
     pub(crate) const fn dataplane(&self) -> &Dataplane {
         &self.dataplane
@@ -132,7 +129,11 @@ impl Attachments {
         for device in wanted {
             if let Some(attached) = self.attached.iter_mut().find(|a| device.is(&a.device)) {
                 renamed |= attached.device.name != device.name;
+                let before = attached.device.clone();
                 attached.follow(device, &self.offloads);
+                if before.cards != device.cards {
+                    followed.failures.extend(self.enter(device, &before.cards).err());
+                }
                 continue;
             }
             let failed = self.failed.iter().find(|(failed, _)| device.is(failed));
@@ -179,7 +180,10 @@ impl Attachments {
         let gone = self.attached.extract_if(.., |attached| unwanted(&attached.device));
         let gone: Vec<Attached> = gone.collect();
         // The kernel took it out if the interface itself is gone.
-        let removed = gone.iter().map(|gone| self.maps.ports.remove(gone.device.index));
+        let removed = gone.iter().map(|gone| {
+            let () = self.leave(&gone.device)?;
+            self.maps.ports.remove(gone.device.index)
+        });
         let failures = removed.filter_map(Result::err).collect();
         Followed { changed: !gone.is_empty(), failures, ..Followed::default() }
     }
@@ -249,6 +253,7 @@ impl Attachments {
             }
         };
         let () = self.add_way_out(device)?;
+        let () = self.enter(device, &[])?;
         self.touch(device);
         let device = device.clone();
         self.attached.push(Attached { _attachment: attachment, offloads, device });
@@ -257,13 +262,30 @@ impl Attachments {
 
     /// Lets packets leave by an interface that the program is on.
     fn add_way_out(&self, device: &Device) -> Result<()> {
-        let () = self.maps.ports.insert(device.index, device.bond.unwrap_or(device.index))?;
+        let () = self.maps.ports.insert(device.index)?;
         // Most drivers tell only now that they have a program.
         let features = xdp_features(device.index).ok().flatten();
         match features.is_some_and(|features| features.sends_frags) {
             true => self.maps.ports.allow_frags(device.index),
             false => self.maps.ports.refuse_frags(device.index),
         }
+    }
+
+    /// Has answers to probes come in by a device: itself, and its members in the stead
+    /// of those it had. The kernel names the member that a frame came in by.
+    fn enter(&self, device: &Device, before: &[Card]) -> Result<()> {
+        let port = device.bond.unwrap_or(device.index);
+        let left = before.iter().filter(|card| device.card(card.index).is_none());
+        left.map(|card| self.maps.ports.leave(card.index)).collect::<Result<()>>()?;
+        let members = device.cards.iter().map(|card| card.index);
+        let mut all = members.chain([device.index]);
+        all.try_for_each(|index| self.maps.ports.enter(index, port))
+    }
+
+    /// The reverse.
+    fn leave(&self, device: &Device) -> Result<()> {
+        let mut all = device.cards.iter().map(|card| card.index).chain([device.index]);
+        all.try_for_each(|index| self.maps.ports.leave(index))
     }
 
     /// Until when a member of a bond is left alone, for the sake of the others.
@@ -324,6 +346,7 @@ impl Drop for Attachments {
         while let Some(attached) = self.attached.pop() {
             let device = attached.device.clone();
             // An interface that stays there is no harm: it gets no packets.
+            let _ = self.leave(&device);
             let _ = self.maps.ports.remove(device.index);
             self.pause(&device);
             drop(attached);

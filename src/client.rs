@@ -64,6 +64,7 @@ use crate::net::Watcher;
 use crate::ports;
 use crate::ports::Port;
 use crate::probe_link::ProbeLink;
+use crate::probe_link::check_prefixes;
 
 /// A load balancer on some interfaces of this host.
 ///
@@ -85,7 +86,7 @@ pub struct Client {
 /// What the API and the background thread have in common.
 pub(crate) struct Shared {
     /// Dropped before what answers to probes reach it by.
-    _probe_link: ProbeLink,
+    probe_link: Mutex<ProbeLink>,
     control: Mutex<Control>,
     attachments: Mutex<Attachments>,
     pub(crate) events: Arc<Events>,
@@ -111,7 +112,8 @@ impl Client {
     /// # Errors
     ///
     /// When an option or interface is wrong, one of them has another XDP program,
-    /// another process runs the instance, capabilities are missing (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), or
+    /// another process runs the instance, NAT addresses would be what the host has or
+    /// reaches otherwise, an interface has the name of the one for probes, capabilities are missing (CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN), or
     /// the kernel refuses the program. Nothing is attached then.
     pub fn with_options(options: Options, interfaces: &[&str]) -> Result<Self> {
         options.validate()?;
@@ -127,6 +129,7 @@ impl Client {
         let observed = net.snapshot()?;
         let mut ports = ports::resolve(interfaces, &observed)?;
         check_unoccupied(&ports, &observed)?;
+        check_prefixes(&options, &observed)?;
         let events = Arc::new(Events::default());
         if let Ok(left) = Instance::open(&options.bpffs, &options.instance) {
             clean_up(&left, &mut net, &events);
@@ -142,16 +145,15 @@ impl Client {
             }
             started => started?,
         };
-        let generic = attachments.is_generic();
-        let probe_link =
-            ProbeLink::new(&options, attachments.dataplane(), generic, &observed, &maps, &events)?;
+        let dataplane = attachments.dataplane();
+        let probe_link = ProbeLink::new(&options, dataplane, Arc::clone(&maps), &events)?;
         let control =
             Control::new(&options, Arc::clone(&maps), Arc::clone(&events), ports, observed);
 
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::System { call: "eventfd", source: errno.into() })?;
         let shared = Arc::new(Shared {
-            _probe_link: probe_link,
+            probe_link: Mutex::new(probe_link),
             control: Mutex::new(control),
             attachments: Mutex::new(attachments),
             events,
@@ -398,6 +400,10 @@ impl Shared {
     /// which takes long: never by a call.
     pub(crate) fn attachments(&self) -> MutexGuard<'_, Attachments> {
         self.attachments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn probe_link(&self) -> MutexGuard<'_, ProbeLink> {
+        self.probe_link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn stopped(&self) -> bool {

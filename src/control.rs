@@ -203,10 +203,12 @@ impl Control {
         destinations: Vec<Destination>,
     ) -> Result<()> {
         service.validate()?;
+        self.check_nat(service.address, "VIP")?;
         let mut wanted = BTreeMap::new();
         for destination in destinations {
             destination.validate()?;
             let address = destination.address;
+            self.check_nat(address, "server")?;
             if wanted.insert(address, destination).is_some() {
                 return Err(Error::DestinationExists { service: service.key(), address });
             }
@@ -226,6 +228,7 @@ impl Control {
     fn follow_vip(&mut self, vip: IpAddr) {
         let concerns = |target: &Target| {
             target.status == DestinationStatus::NoAddress
+                || target.origin.is_none_or(|origin| origin.address == vip)
                 || target.ways.iter().any(|way| way.local == vip)
         };
         let mut targets = self.services.values().flat_map(|b| b.targets.values());
@@ -278,6 +281,7 @@ impl Control {
             maximum: self.limits.destinations as usize,
             remedy: "`Options::destinations` raises it, or remove some before others are added",
         };
+        let senders = self.senders();
         let mut taken = Vec::new();
         let mut targets = BTreeMap::new();
         for (address, destination) in wanted {
@@ -317,7 +321,7 @@ impl Control {
                 },
             };
             let (status, ways) = self.resolve(service, &destination, &last);
-            let origin = self.origin(service.address, &ways);
+            let origin = self.origin(service.address, &ways, &senders);
             targets.insert(address, Target { destination, slot, status, ways, nat, origin });
         }
         let present = self.services.get(&key);

@@ -46,6 +46,9 @@ pub(crate) struct Monitor {
     icmp: Option<IcmpListener>,
     /// Nothing more is heard by it before.
     icmp_due: Instant,
+    /// The probe interface is not made anew before.
+    probe_due: Instant,
+    probe_broken: bool,
     kept: BTreeSet<(u32, IpAddr)>,
     /// Neighbours that could not be kept, until the next time of asking.
     failed: BTreeSet<(u32, IpAddr)>,
@@ -63,6 +66,8 @@ impl Monitor {
             watcher,
             icmp: None,
             icmp_due: Instant::now(),
+            probe_due: Instant::now(),
+            probe_broken: false,
             kept: BTreeSet::new(),
             failed: BTreeSet::new(),
             attach_due: None,
@@ -84,6 +89,9 @@ impl Monitor {
             if self.attach_due.is_some_and(|due| now >= due) {
                 self.attach();
             }
+            if self.probe_broken && now >= self.probe_due {
+                self.keep_probe_link();
+            }
             if now >= ask {
                 self.retry();
                 self.ask_neighbours();
@@ -103,6 +111,9 @@ impl Monitor {
             next = next.min(control.next_expiry().unwrap_or(next));
             if control.neighbours_changed {
                 next = next.min(keep);
+            }
+            if self.probe_broken {
+                next = next.min(self.probe_due);
             }
             drop(control);
             self.wait(next);
@@ -143,6 +154,9 @@ impl Monitor {
         if heard {
             self.hear_routers();
         }
+        if changes.as_ref().map_or(true, |c| c.any || c.routes) {
+            self.keep_probe_link();
+        }
         self.rebuild();
         self.attach();
         match changes {
@@ -156,6 +170,27 @@ impl Monitor {
                 self.tell(error.to_string());
                 self.read_network();
             }
+        }
+    }
+
+    /// Makes the probe interface anew should somebody have changed it.
+    fn keep_probe_link(&mut self) {
+        let now = Instant::now();
+        let mut link = self.shared.probe_link();
+        self.probe_broken = link.is_broken(&self.shared.control().observed);
+        if !self.probe_broken || now < self.probe_due {
+            return;
+        }
+        // What is made is heard of, also if it comes to nothing.
+        self.probe_due = now + ASK;
+        let renewed = link.renew(self.shared.attachments().dataplane());
+        let name = link.name().to_owned();
+        drop(link);
+        match renewed {
+            Ok(()) => self.shared.events.push(Event::Failed(format!(
+                "the interface `{name}`, which probes go by, was changed; it is made anew"
+            ))),
+            Err(error) => self.tell(format!("the interface `{name}`, for probes: {error}")),
         }
     }
 
@@ -198,6 +233,7 @@ impl Monitor {
                 control.observe();
                 drop(control);
                 self.rebuild();
+                self.keep_probe_link();
                 let followed = self.shared.attachments().reconcile(&bare);
                 self.follow_attachments(followed);
                 self.attach();

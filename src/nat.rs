@@ -16,6 +16,7 @@ use crate::ServiceKey;
 use crate::Tunnel;
 use crate::bpf::Gate;
 use crate::bpf::octets_address;
+use crate::net::PROBE_MTU;
 
 /// The NAT address of one destination of one service.
 ///
@@ -38,7 +39,8 @@ pub struct Nat {
     pub tunnel: Tunnel,
     /// Why there is a way, or none.
     pub status: DestinationStatus,
-    /// The longest packet that is sent there, in octets, without a tunnel's headers.
+    /// The longest packet that is sent there, in octets, without a tunnel's headers: at
+    /// most 1,500, as many as the probe interface takes.
     pub mtu: Option<u32>,
 }
 
@@ -93,7 +95,7 @@ impl NatPrefixes {
         if self.used4().contains(Ipv4Addr::BROADCAST.into()) {
             return wrong(self.v4, "255.255.255.255 is the address of all hosts");
         }
-        if v6.is_multicast() || v6.is_unicast_link_local() || v6.segments()[..6] == [0; 6] {
+        if v6.is_multicast() || v6.is_unicast_link_local() || v6.segments()[..5] == [0; 5] {
             return wrong(self.v6, "these are no addresses of hosts");
         }
         Ok(())
@@ -188,7 +190,7 @@ impl Instance {
             source: Some(record.source).filter(|s| *s != [0; 16]).map(octets_address),
             tunnel,
             status,
-            mtu,
+            mtu: mtu.map(|mtu| mtu.min(PROBE_MTU)),
         })
     }
 }
@@ -218,6 +220,7 @@ mod tests {
             ("10.9.0.0/24", "fe80::/64", "fe80::/64"),
             ("10.9.0.0/24", "ff02::/64", "ff02::/64"),
             ("10.9.0.0/24", "::/96", "::/96"),
+            ("10.9.0.0/24", "::ffff:0:0/96", "/96"),
         ] {
             let error = prefixes(v4, v6).validate().unwrap_err().to_string();
             assert!(error.contains(part), "{error} lacks {part}");

@@ -25,6 +25,7 @@ use crate::Nat;
 use crate::Protocol;
 use crate::Tunnel;
 use crate::net::Answer;
+use crate::net::PROBE_MTU;
 use crate::net::Unreachable;
 use crate::net::UnreachableListener;
 use crate::net::datagram;
@@ -33,9 +34,6 @@ use crate::net::is_unreachable;
 use crate::net::path_mtu;
 
 pub use self::failure::Failure;
-
-/// The longest packet that the interface of probes takes, in octets.
-const INTERFACE_MTU: u32 = 1_500;
 
 /// Octets of a small echo request, which every link takes: that of `ping`.
 const SMALL: u32 = 84;
@@ -329,7 +327,7 @@ impl Run<'_> {
         let request = request(vip, path, host)
             .map_err(|source| Failure::Local { action: "HTTP request", source })?;
         let stream = self.connect()?;
-        let known = path_mtu(self.nat.address).unwrap_or(INTERFACE_MTU);
+        let known = path_mtu(self.nat.address).unwrap_or(PROBE_MTU);
         let (sent, size) = match self.probe.size {
             Size::Small => (request.clone(), 0),
             Size::Full => self.padded(&request, &stream, known),
@@ -522,7 +520,7 @@ impl Run<'_> {
 
     /// The longest packet that should get through, in octets.
     fn full_size(&self) -> u32 {
-        self.nat.mtu.unwrap_or(INTERFACE_MTU).min(INTERFACE_MTU)
+        self.nat.mtu.unwrap_or(PROBE_MTU).min(PROBE_MTU)
     }
 
     fn ip_header(&self) -> u32 {

@@ -12,9 +12,9 @@ use super::Attachment;
 use super::Directory;
 use super::Maps;
 use super::ProbePrograms;
+use super::kernel;
 use super::map_fault;
 use super::pin::PROGRAM;
-use super::probe;
 use super::skeleton::XvsSkelBuilder;
 use super::types::PATHS;
 use super::types::Settings;
@@ -115,7 +115,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbeProg
         rodata.settings = settings;
     }
 
-    let exchange = probe::has_exchange();
+    let exchange = kernel::has_exchange();
     let progs = &mut open.progs;
     progs.xvs.set_autoload(exchange);
     progs.xvs_locks.set_autoload(!exchange);

@@ -8,7 +8,7 @@ use crate::Result;
 pub(crate) struct Ports {
     all: Hash<u32, u32>,
     frags: Hash<u32, u32>,
-    /// The port that each is, or is a member of.
+    /// The port that each device which frames come in by is, or is a member of.
     devices: Hash<u32, u32>,
 }
 
@@ -21,10 +21,19 @@ impl Ports {
         Self { all, frags, devices }
     }
 
-    /// Adds an interface of the calling thread's network namespace, which is a port or
-    /// a member of one. Frames that are in several buffers do not leave by it.
-    pub(crate) fn insert(&self, ifindex: u32, port: u32) -> Result<()> {
-        let () = self.devices.insert(&ifindex, &port)?;
+    /// Tells by which port frames come in that come in by a device.
+    pub(crate) fn enter(&self, device: u32, port: u32) -> Result<()> {
+        self.devices.insert(&device, &port)
+    }
+
+    /// Forgets that.
+    pub(crate) fn leave(&self, device: u32) -> Result<()> {
+        self.devices.remove(&device)
+    }
+
+    /// Adds an interface of the calling thread's network namespace. Frames that
+    /// are in several buffers do not leave by it.
+    pub(crate) fn insert(&self, ifindex: u32) -> Result<()> {
         self.all.insert(&ifindex, &ifindex)
     }
 
@@ -41,7 +50,6 @@ impl Ports {
     /// Removes an interface, if it is there.
     pub(crate) fn remove(&self, ifindex: u32) -> Result<()> {
         let () = self.frags.remove(&ifindex)?;
-        let () = self.devices.remove(&ifindex)?;
         self.all.remove(&ifindex)
     }
 }

@@ -1,59 +1,97 @@
-//! What the kernel's programs can do, found out by loading one.
-#![allow(unsafe_code, reason = "calls into libbpf")]
+//! The programs that take probes to servers, and their answers back.
 
-use std::mem::size_of;
-use std::os::fd::FromRawFd;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
-use std::ptr;
 
-// From the low octet up: operation, registers, offset, immediate.
-const RETURN_0: u64 = 0x0000_0000_0000_00b7; // r0 = 0
-const EXIT: u64 = 0x0000_0000_0000_0095; // return r0
+use libbpf_rs::MapCore;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
+use libbpf_rs::ProgramMut;
+use libbpf_rs::skel::OpenSkel;
+use libbpf_rs::skel::SkelBuilder;
 
-/// Whether programs may exchange a word of memory atomically.
-pub(super) fn has_exchange() -> bool {
-    // v5.12: 5ffa25502b5ab3d639829a2d1e316cff7f59a41e ("bpf: Add instructions
-    // for atomic_[cmp]xchg")
-    let program = [
-        RETURN_0,
-        0x0000_0001_0000_01b7, // r1 = 1
-        0x0000_0000_fff8_0a7b, // *(u64 *)(r10 - 8) = r0
-        0x0000_00f1_fff8_1adb, // r0 = cmpxchg(r10 - 8, r0, r1)
-        EXIT,
-    ];
-    loads(&program, 0)
+use self::skeleton::ProbeSkelBuilder;
+use super::Attachment;
+use super::Directory;
+use super::map_fault;
+use super::types::ProgramNumber;
+use super::types::Settings;
+use super::types::octets;
+use crate::Error;
+use crate::Mode;
+use crate::Result;
+
+/// The skeleton that libbpf-cargo makes of `bpf/probe.bpf.c`.
+#[allow(unsafe_code, unused_imports, rust_2018_idioms, missing_docs, clippy::all)]
+#[allow(clippy::undocumented_unsafe_blocks, clippy::semicolon_if_nothing_returned)]
+mod skeleton {
+    include!(concat!(env!("OUT_DIR"), "/probe.skel.rs"));
 }
 
-/// Whether programs may take frames that are in several buffers.
-pub(crate) fn has_frags() -> bool {
-    // v5.18: c2f2cdbeffda7b153c19e0f3d73149c41026c0db ("bpf: introduce
-    // BPF_F_XDP_HAS_FRAGS flag in prog_flags loading the ebpf program")
-    loads(&[RETURN_0, EXIT], libbpf_sys::BPF_F_XDP_HAS_FRAGS)
+/// The loaded programs; the one for answers is where the data plane finds it.
+#[derive(Debug)]
+pub(crate) struct ProbePrograms {
+    request: OwnedFd,
+    pass: OwnedFd,
 }
 
-/// Whether the kernel takes an XDP program with these flags.
-fn loads(program: &[u64], flags: u32) -> bool {
-    let mut options = libbpf_sys::bpf_prog_load_opts {
-        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as libbpf_sys::size_t,
-        prog_flags: flags,
-        ..Default::default()
-    };
-    // SAFETY: there are so many instructions of 8 octets, the license ends
-    // with a zero, no name is given, and the options say how long they are.
-    let fd = unsafe {
-        libbpf_sys::bpf_prog_load(
-            libbpf_sys::BPF_PROG_TYPE_XDP,
-            ptr::null(),
-            c"Dual BSD/GPL".as_ptr(),
-            program.as_ptr().cast(),
-            program.len() as libbpf_sys::size_t,
-            &raw mut options,
-        )
-    };
-    let has = fd >= 0;
-    if has {
-        // SAFETY: a number that is not negative is a new file's, owned by nobody.
-        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+impl ProbePrograms {
+    /// Loads them with the maps that are pinned in the folder.
+    pub(super) fn load(settings: &Settings, directory: &Directory) -> Result<Self> {
+        let fault = |error: libbpf_rs::Error| Error::Load { source: error.into() };
+        let mut object = MaybeUninit::uninit();
+        let mut open = ProbeSkelBuilder::default().open(&mut object).map_err(fault)?;
+        for mut map in open.open_object_mut().maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            // Constants are each object's own.
+            if !name.ends_with(".rodata") {
+                let () = map.reuse_pinned_map(directory.pin(&name)).map_err(fault)?;
+            }
+        }
+        // The same constants as those of the data plane.
+        let () = open.maps.rodata.set_initial_value(octets(settings)).map_err(fault)?;
+        let progs = &mut open.progs;
+        if settings.frags != 0 {
+            // A program calls only those that take the same frames.
+            for program in
+                [&mut progs.probe_request, &mut progs.probe_answer, &mut progs.probe_pass]
+            {
+                program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
+            }
+        }
+        let skeleton = open.load().map_err(fault)?;
+        let programs = MapHandle::from_pinned_path(directory.pin("programs"))
+            .map_err(|error| map_fault("programs", "opening", &error))?;
+        let answer = skeleton.progs.probe_answer.as_fd().as_raw_fd();
+        programs
+            .update(
+                &ProgramNumber::XVS_PROGRAM_ANSWER.0.to_ne_bytes(),
+                &answer.to_ne_bytes(),
+                MapFlags::ANY,
+            )
+            .map_err(|error| map_fault("programs", "insertion", &error))?;
+        let owned = |program: &ProgramMut<'_>| {
+            let fd = program.as_fd().try_clone_to_owned();
+            fd.map_err(|source| Error::System { call: "dup", source })
+        };
+        Ok(Self {
+            request: owned(&skeleton.progs.probe_request)?,
+            pass: owned(&skeleton.progs.probe_pass)?,
+        })
     }
-    has
+
+    /// Attaches to the inner end of the probe interface: in generic mode, for some
+    /// drivers drop what native programs redirect to them from any CPU.
+    pub(crate) fn attach_request(&self, ifindex: u32) -> io::Result<Attachment> {
+        Attachment::new(&self.request, ifindex, Mode::Generic)
+    }
+
+    /// Attaches to the host's end, natively: the kernel gives it frames of native
+    /// programs only if it has one.
+    pub(crate) fn attach_pass(&self, ifindex: u32) -> io::Result<Attachment> {
+        Attachment::new(&self.pass, ifindex, Mode::Native)
+    }
 }

@@ -22,10 +22,12 @@ use crate::Tunnel;
 use crate::VlanStatus;
 use crate::config::least_mtu;
 use crate::discovery;
+use crate::net::Address;
 use crate::net::PathError;
 use crate::pathmtu;
 use crate::pathmtu::Outer;
 use crate::ports::Device;
+use crate::ports::Exit;
 use crate::routing;
 use crate::routing::Way;
 use crate::vlans;
@@ -120,12 +122,13 @@ impl Control {
     /// must change for that are changed by [`Self::rebuild`].
     pub(super) fn refresh(&mut self) {
         self.neighbours_changed = true;
+        let senders = self.senders();
         let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
         for key in keys {
             let Some(mut balanced) = self.services.remove(&key) else {
                 continue;
             };
-            self.refresh_targets(&mut balanced);
+            self.refresh_targets(&mut balanced, &senders);
             if entries(&balanced.targets) != balanced.entries {
                 self.stale.insert(key);
             }
@@ -133,11 +136,11 @@ impl Control {
         }
     }
 
-    fn refresh_targets(&self, balanced: &mut Balanced) {
+    fn refresh_targets(&self, balanced: &mut Balanced, senders: &[(Address, Exit)]) {
         let mut changed = Vec::new();
         for target in balanced.targets.values_mut() {
             let (status, ways) = self.resolve(&balanced.service, &target.destination, &target.ways);
-            let origin = self.origin(balanced.service.address, &ways);
+            let origin = self.origin(balanced.service.address, &ways, senders);
             if status == target.status && ways == target.ways && origin == target.origin {
                 continue;
             }

@@ -25,12 +25,22 @@ const REST: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     /// Our address.
-    address: IpAddr,
+    pub(super) address: IpAddr,
     /// The port and the tag of the interface that has it.
     exit: Exit,
 }
 
 impl Control {
+    /// Refuses addresses that are where NAT addresses are.
+    pub(super) fn check_nat(&self, address: IpAddr, what: &str) -> Result<()> {
+        for prefix in [self.nat.used4(), self.nat.used6()] {
+            if prefix.contains(address) {
+                return Err(Error::NatOverlap { prefix, other: format!("the {what} {address}") });
+            }
+        }
+        Ok(())
+    }
+
     /// The NAT address of a service's destination.
     pub(crate) fn nat_of(&self, service: ServiceKey, destination: IpAddr) -> Result<IpAddr> {
         let balanced = self.services.get(&service).ok_or(Error::ServiceNotFound { service })?;
@@ -53,8 +63,8 @@ impl Control {
         let number = self.nats.take_rested(REST).ok_or_else(|| Error::LimitExceeded {
             limit: "NAT addresses",
             maximum: self.nat.numbers() as usize,
-            remedy: "a shorter prefix (`Options::nat4`, `xvsctl balance --nat4`) has more; those of \
-                     removed destinations can be used again after a minute",
+            remedy: "`Options::nat4` (`xvsctl balance --nat4`) tells how many, down to a /11, for \
+                     VIPs of both families; those of removed destinations rest for a minute",
         })?;
         let record = NatRecord { slot, ..Default::default() };
         if let Err(error) = self.maps.nats.insert(&number, &record) {
@@ -66,7 +76,7 @@ impl Control {
 
     /// Gives back that of a destination which came to nothing.
     pub(super) fn put_back_nat(&mut self, number: u32) {
-        // One that stays leads to a slot that is nobody's.
+        // One that stays leads to a slot that is nobody's, until that is used again.
         let _ = self.maps.nats.remove(&number);
         self.nats.put_back(number);
     }
@@ -101,20 +111,17 @@ impl Control {
     /// Our address that probes of a VIP are sent from on their way to a server: the
     /// one that its tunnel's packets have, else one in the server's prefix, of the
     /// interface, of any that a port has.
-    pub(super) fn origin(&self, vip: IpAddr, ways: &[Way]) -> Option<Origin> {
+    pub(super) fn origin(
+        &self,
+        vip: IpAddr,
+        ways: &[Way],
+        senders: &[(Address, Exit)],
+    ) -> Option<Origin> {
         let way = ways.first()?;
-        let ports = self.port_indices();
-        let exit = |own: &Address| ports::exit(own.index, &ports, &self.observed);
-        let fits = |own: &&Address| {
-            own.address.is_ipv4() == vip.is_ipv4()
-                && !is_link_local6(own.address)
-                && own.rank != Rank::Unfit
-                && own.address != vip
-                && !self.vips.contains_key(&own.address)
+        let fits = |(own, _): &&(Address, Exit)| {
+            own.address.is_ipv4() == vip.is_ipv4() && own.address != vip
         };
-        let all = self.observed.addresses.iter().filter(fits);
-        let usable = all.filter_map(|own| Some((own, exit(own)?)));
-        let (own, exit) = usable.min_by_key(|(own, _)| {
+        let (own, exit) = senders.iter().filter(fits).min_by_key(|(own, _)| {
             (
                 own.address != way.local,
                 !own.prefix.contains(way.neighbour),
@@ -122,6 +129,19 @@ impl Control {
                 own.rank,
             )
         })?;
-        Some(Origin { address: own.address, exit })
+        Some(Origin { address: own.address, exit: *exit })
+    }
+
+    /// Our addresses that answers come in to by a port.
+    pub(super) fn senders(&self) -> Vec<(Address, Exit)> {
+        let ports = self.port_indices();
+        let fits = |own: &&Address| {
+            !is_link_local6(own.address)
+                && own.rank != Rank::Unfit
+                && !self.vips.contains_key(&own.address)
+        };
+        let all = self.observed.addresses.iter().filter(fits);
+        all.filter_map(|own| Some((*own, ports::exit(own.index, &ports, &self.observed)?)))
+            .collect()
     }
 }

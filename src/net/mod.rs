@@ -78,6 +78,8 @@ pub(crate) use self::snapshot::Stacked;
 pub(crate) use self::snapshot::XdpMode;
 pub(crate) use self::unreachable::Unreachable;
 pub(crate) use self::unreachable::UnreachableListener;
+pub(crate) use self::veth::PROBE_MTU;
+pub(crate) use self::veth::ProbeEnds;
 pub(crate) use self::veth::ProbePair;
 pub(crate) use self::veth::overlap;
 pub(crate) use self::veth::probe_names;

@@ -45,7 +45,11 @@ use crate::Mac;
 use crate::Prefix;
 use crate::Result;
 
-const MTU: u32 = 1500;
+/// The longest packet that goes through a pair, in octets.
+pub(crate) const PROBE_MTU: u32 = 1500;
+
+// From linux/rtnetlink.h.
+const RTAX_HOPLIMIT: u16 = 10;
 
 // From linux/veth.h and linux/if_link.h; neli does not have them.
 const VETH_INFO_PEER: u16 = 1;
@@ -130,6 +134,7 @@ struct Found {
     kind: Option<String>,
     /// What it is on, or its other end, if that is in this namespace.
     peer: Option<u32>,
+    has_program: bool,
 }
 
 impl Found {
@@ -175,6 +180,12 @@ impl Net {
             && wire.is_veth()
             && host.peer == Some(wire.index)
         {
+            if wire.has_program {
+                let reason = "a balancer runs here that has it; give this one another instance \
+                              name, and other prefixes for NAT addresses";
+                let (interface, reason) = (wanted.host.clone(), reason.to_owned());
+                return Err(Error::ProbeInterface { interface, reason });
+            }
             return self.delete(host.index).map(drop);
         }
         let ends = [(&wanted.host, &wanted.wire, host), (&wanted.wire, &wanted.host, wire)];
@@ -247,7 +258,8 @@ impl Net {
             let attributes = answer.rtattrs().get_attr_handle();
             let here = attributes.get_attribute(Ifla::LinkNetnsid).is_none();
             let peer = attributes.get_attr_payload_as(Ifla::Link).ok().filter(|_| here);
-            Some(Found { index: link.index, kind: link.kind, peer })
+            let has_program = link.xdp.is_some();
+            Some(Found { index: link.index, kind: link.kind, peer, has_program })
         }))
     }
 
@@ -317,6 +329,9 @@ impl Net {
                 attribute(Rta::Dst, destination)?,
                 attribute(Rta::Prefsrc, parts(source).2)?,
                 attribute(Rta::Oif, index.to_ne_bytes().to_vec())?,
+                // What this host sends has the most, which nothing forwarded has
+                // (RFC 5082).
+                nest(Rta::Metrics, &[attribute(RTAX_HOPLIMIT, 255_u32.to_ne_bytes().to_vec())?])?,
             ]))
             .build()
             .map_err(io::Error::other)?;
@@ -365,7 +380,7 @@ fn end(name: &str, info: Option<Rtattr<Ifla, Buffer>>) -> io::Result<Ifinfomsg> 
     let attributes = [
         attribute(Ifla::Ifname, text(name))?,
         attribute(Ifla::Address, mac(name).0.to_vec())?,
-        attribute(Ifla::Mtu, MTU.to_ne_bytes().to_vec())?,
+        attribute(Ifla::Mtu, PROBE_MTU.to_ne_bytes().to_vec())?,
         attribute(Ifla::NumTxQueues, 1_u32.to_ne_bytes().to_vec())?,
         attribute(Ifla::NumRxQueues, 1_u32.to_ne_bytes().to_vec())?,
     ];

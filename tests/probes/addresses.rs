@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use xvs::Client;
 use xvs::Destination;
 use xvs::Error;
+use xvs::Event;
 use xvs::Instance;
 use xvs::Options;
 use xvs::Prefix;
@@ -17,6 +20,9 @@ use crate::checker::tcp;
 use crate::lab::Lab;
 use crate::lab::VIPS;
 use crate::lab::ip;
+use crate::lab::wait;
+use crate::server::Connection;
+use crate::server::PATIENCE;
 use crate::tunnelled::GUE;
 use crate::tunnelled::address;
 use crate::tunnelled::serve;
@@ -320,4 +326,35 @@ fn instances_have_interfaces_of_their_own() {
     drop(first);
     assert!(!Path::new(lab.bpffs()).join("xvs/lab").exists());
     assert_eq!(probe_interfaces(&lab), [""; 0]);
+}
+
+#[test]
+fn an_interface_that_somebody_changes_is_made_anew() {
+    let lab = Lab::new(1);
+    let balancer = lab.balancer();
+    let service = Service::tcp(ip(VIPS[0]), 80);
+    let backend = &lab.backends[0];
+    serve(&balancer, &service, &[Destination::new(backend.v4)]);
+    let nat = balancer.nat(ip(VIPS[0]), backend.v4).expect("a NAT address");
+    let answered = || {
+        let to = SocketAddr::new(nat, 80);
+        let connection = lab.lb.enter(|| Connection::open(to, Duration::from_secs(1)));
+        connection.ok().map(|c| assert_eq!(c.server, backend.name))
+    };
+    wait("the first probe", PATIENCE, answered);
+    for change in [
+        "ip link del xvs-lab",
+        "ip link set xvs-lab down",
+        "ip link set xvw-lab down",
+        "ip address flush dev xvs-lab",
+        "ip route flush dev xvs-lab",
+    ] {
+        balancer.events();
+        lab.lb.sh(change);
+        let told = |event: &Event| event.to_string().contains("is made anew");
+        wait(&format!("the event after `{change}`"), 2 * PATIENCE, || {
+            balancer.events().iter().any(told).then_some(())
+        });
+        wait(&format!("a probe after `{change}`"), PATIENCE, answered);
+    }
 }

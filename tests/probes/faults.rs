@@ -30,9 +30,10 @@ const PORT: u16 = 80;
 
 /// A lab of one server, behind a tunnel or not.
 struct Bench {
-    lab: Lab,
-    decap: Vec<Decap>,
+    // Dropped in this order.
     balancer: Client,
+    decap: Vec<Decap>,
+    lab: Lab,
     vip: IpAddr,
     server: IpAddr,
 }
@@ -45,7 +46,7 @@ impl Bench {
         let (vip, server) = (ip(VIPS[family]), address(&lab.backends[0], family));
         let destination = Destination::new(server).tunnel(tunnel);
         serve(&balancer, &Service::tcp(vip, PORT), &[destination]);
-        Self { lab, decap, balancer, vip, server }
+        Self { balancer, decap, lab, vip, server }
     }
 
     /// `xvsctl probe` of a port, with more options.
@@ -155,7 +156,7 @@ fn faults_behind_gre_have_their_names() {
 
 #[test]
 fn faults_behind_fou_have_their_names() {
-    every_fault(FOU.map(Tunnel::fou));
+    every_fault([Tunnel::fou(FOU[0]); 2]);
 }
 
 #[test]

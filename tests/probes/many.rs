@@ -33,6 +33,7 @@ struct Pair {
 #[test]
 fn a_thousand_probes_from_equal_ports_reach_their_servers() {
     let lab = Lab::new(10);
+    lab.lb.sh("sysctl -qw net.ipv4.tcp_syn_retries=2");
     let mut servers = Vec::new();
     for backend in &lab.backends {
         for port in PORTS {
@@ -66,7 +67,14 @@ fn a_thousand_probes_from_equal_ports_reach_their_servers() {
                         let from = SocketAddr::new(any(pair.to.ip()), source);
                         Connection::open_from(from, pair.to)
                     };
-                    let opened: Vec<_> = pairs.iter().map(open).collect();
+                    // The first that fails is enough.
+                    let mut opened = Vec::new();
+                    for pair in pairs {
+                        opened.push(open(pair));
+                        if opened.last().is_some_and(Result::is_err) {
+                            break;
+                        }
+                    }
                     all_open.wait();
                     for (pair, connection) in pairs.iter().zip(opened) {
                         let title = format!("{source} to {}", pair.to);
