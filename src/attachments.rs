@@ -275,8 +275,8 @@ impl Attachments {
     /// of those it had. The kernel names the member that a frame came in by.
     fn enter(&self, device: &Device, before: &[Card]) -> Result<()> {
         let port = device.bond.unwrap_or(device.index);
-        let left = before.iter().filter(|card| device.card(card.index).is_none());
-        left.map(|card| self.maps.ports.leave(card.index)).collect::<Result<()>>()?;
+        let mut left = before.iter().filter(|card| device.card(card.index).is_none());
+        left.try_for_each(|card| self.maps.ports.leave(card.index))?;
         let members = device.cards.iter().map(|card| card.index);
         let mut all = members.chain([device.index]);
         all.try_for_each(|index| self.maps.ports.enter(index, port))
