@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::cases::Case;
 use super::cases::Subject;
+use super::cases::USUAL;
 use super::measure::Measured;
 use super::measure::median;
 use super::report::in_project;
@@ -17,6 +18,9 @@ const REMEDY: &str = "`make bench`, then `make bench-baseline` makes it anew";
 
 /// A ratio is worse when it is more than so many times as large.
 const FACTOR: f64 = 1.15;
+/// The same of a path that waits for memory, which others on the machine slow down more
+/// than the reference.
+const FACTOR_WAITING: f64 = 1.5;
 /// So many nanoseconds are noise.
 const NOISE: f64 = 8.0;
 
@@ -84,7 +88,8 @@ pub fn compare(measured: &Measured, ratios: &BTreeMap<String, f64>) -> Vec<Worse
             let right = *ratios.get(&path.name)?;
             let ratio = median(&path.beside_ratios);
             let more = (1.0 - right / ratio) * median(&path.times);
-            let worse = ratio > right * FACTOR && more > NOISE;
+            let factor = if path.beside > USUAL { FACTOR_WAITING } else { FACTOR };
+            let worse = ratio > right * factor && more > NOISE;
             worse.then(|| Worse { name: path.name.clone(), right, ratio, more })
         })
         .collect()

@@ -34,7 +34,7 @@ pub struct Path {
     pub name: String,
     pub subject: Subject,
     /// Flows of the reference that waits for memory as much.
-    beside: u32,
+    pub beside: u32,
     /// Packets of a round.
     pub packets: u32,
     /// Nanoseconds per packet, net of the harness.
