@@ -1,9 +1,14 @@
 //! Servers take packets out of tunnels by the kernel's own devices, set up as
 //! docs/backends.md tells.
 
+use std::time::Duration;
+
 use xvs::Client;
 use xvs::Destination;
+use xvs::Failure;
+use xvs::Probe;
 use xvs::Service;
+use xvs::Size;
 use xvs::Tunnel;
 
 use crate::FOU;
@@ -77,6 +82,33 @@ fn answers(lab: &Lab, balancer: &Client, section: &str, family: usize) {
     }
 }
 
+/// Probes by the last tunnel of each VIP find it right, and once its devices are down,
+/// that.
+fn probes(lab: &Lab, balancer: &Client, section: &str, family: usize) {
+    let server = address(&lab.backends[0], family);
+    let probe = |number: usize, size: Size| {
+        let to = vip(number, PORT);
+        let nat = balancer.instance().nat_of(&Service::tcp(to.ip(), to.port()), server);
+        let nat = nat.expect("there is such a destination");
+        let probe = Probe::tcp(PORT).size(size).timeout(Duration::from_secs(1));
+        let report = lab.lb.enter(|| probe.run(&nat));
+        (format!("{nat:?}: {:?}", report.steps), report.verdict)
+    };
+    for number in [0, 1] {
+        for size in [Size::Small, Size::Full] {
+            let (steps, verdict) = probe(number, size);
+            assert!(verdict.is_ok(), "{verdict:?}, {steps}");
+        }
+    }
+    let devices = "for i in xvs xvs4 xvs6; do ip link set $i down 2>/dev/null || true; done";
+    lab.backends[0].namespace.sh(devices);
+    for number in [0, 1] {
+        let (steps, verdict) = probe(number, Size::Small);
+        let right = matches!(verdict, Err(Failure::TunnelNotAnswered { .. }));
+        assert!(right, "{section} is down: {verdict:?}, {steps}");
+    }
+}
+
 /// What the sections of a tunnel's kind make is gone again.
 fn tear_down(backend: &Namespace) {
     backend.sh("for i in xvs xvs4 xvs6; do ip link del $i 2>/dev/null || true; done
@@ -107,6 +139,7 @@ fn the_kernels_tunnels_take_what_is_sent() {
             }
             set_up(section);
             answers(&lab, &balancer, section, family);
+            probes(&lab, &balancer, section, family);
             tear_down(&backend.namespace);
         }
     }
