@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 6,
+	XVS_LAYOUT_VERSION = 7,
 };
 
 /* Times in ticks, and what a tick is. */
