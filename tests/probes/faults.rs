@@ -28,66 +28,63 @@ use crate::tunnelled::take_out;
 /// The port that every server listens on.
 const PORT: u16 = 80;
 
-/// A lab of one server, behind a tunnel or not.
+/// A lab of one server, which a service of each family has, behind a tunnel or not.
 struct Bench {
     // Dropped in this order.
     balancer: Client,
     decap: Vec<Decap>,
     lab: Lab,
-    vip: IpAddr,
-    server: IpAddr,
+    services: [Service; 2],
+    servers: [IpAddr; 2],
 }
 
 impl Bench {
-    fn new(family: usize, tunnel: Tunnel) -> Self {
+    fn new(tunnel: Tunnel) -> Self {
         let lab = Lab::new(1);
         let decap = take_out(&lab, Mode::Native);
         let balancer = lab.balancer();
-        let (vip, server) = (ip(VIPS[family]), address(&lab.backends[0], family));
-        let destination = Destination::new(server).tunnel(tunnel);
-        serve(&balancer, &Service::tcp(vip, PORT), &[destination]);
-        Self { balancer, decap, lab, vip, server }
-    }
-
-    /// `xvsctl probe` of a port, with more options.
-    fn probe(&self, port: u16, options: &[&str]) -> Value {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xvsctl"));
-        command.arg("probe").arg(SocketAddr::new(self.vip, port).to_string());
-        command.arg(self.server.to_string());
-        command.arg(format!("--bpffs={}", self.lab.bpffs().display()));
-        command.args(["--instance=lab", "--json", "--timeout=1"]).args(options);
-        let output = self.lab.lb.enter(|| command.output().expect("the program starts"));
-        let errors = String::from_utf8_lossy(&output.stderr);
-        let value: Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {output:?}, {errors}"));
-        assert_eq!(output.status.code(), Some(i32::from(value["ok"] != true)), "{value}");
-        value
+        let services = [0, 1].map(|family| Service::tcp(ip(VIPS[family]), PORT));
+        let servers = [0, 1].map(|family| address(&lab.backends[0], family));
+        for (service, server) in services.iter().zip(servers) {
+            serve(&balancer, service, &[Destination::new(server).tunnel(tunnel)]);
+        }
+        Self { balancer, decap, lab, services, servers }
     }
 
     fn server(&self, command: &str) {
         self.lab.backends[0].namespace.sh(command);
     }
 
-    /// What fails, or that nothing does.
+    /// What fails of both families, or that nothing does, by `xvsctl probe` of a port
+    /// with more options.
     fn check(&self, port: u16, options: &[&str], failure: Option<&str>) {
-        let found = self.probe(port, options);
-        let failed = found["failure"].as_str();
-        assert_eq!(failed, failure, "{} at {}, {port} {options:?}: {found}", self.vip, self.server);
+        thread::scope(|scope| {
+            for (service, server) in self.services.iter().zip(self.servers) {
+                let vip = SocketAddr::new(service.address, port);
+                scope.spawn(move || self.check_one(vip, server, options, failure));
+            }
+        });
+    }
+
+    fn check_one(&self, vip: SocketAddr, server: IpAddr, options: &[&str], failure: Option<&str>) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xvsctl"));
+        command.arg("probe").arg(vip.to_string()).arg(server.to_string());
+        command.arg(format!("--bpffs={}", self.lab.bpffs().display()));
+        command.args(["--instance=lab", "--json", "--timeout=1"]).args(options);
+        let output = self.lab.lb.enter(|| command.output().expect("the program starts"));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let found: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}, {errors}"));
+        assert_eq!(output.status.code(), Some(i32::from(found["ok"] != true)), "{found}");
+        assert_eq!(found["failure"].as_str(), failure, "{vip} at {server}, {options:?}: {found}");
         let steps = found["steps"].as_array().expect("a list of steps");
         assert!(steps.iter().all(|step| step["ms"].as_f64().is_some()), "{found}");
     }
 }
 
-/// Every fault of one server, with each family.
-fn every_fault(tunnels: [Tunnel; 2]) {
-    thread::scope(|scope| {
-        for (family, tunnel) in tunnels.into_iter().enumerate() {
-            scope.spawn(move || every_fault_of(&mut Bench::new(family, tunnel), tunnel));
-        }
-    });
-}
-
-fn every_fault_of(bench: &mut Bench, tunnel: Tunnel) {
+/// Every fault of a server.
+fn every_fault(tunnel: Tunnel) {
+    let mut bench = Bench::new(tunnel);
     bench.check(PORT, &[], None);
     bench.check(PORT, &["--size=full"], None);
     // The process is gone.
@@ -100,24 +97,21 @@ fn every_fault_of(bench: &mut Bench, tunnel: Tunnel) {
     bench.server("ip link set eth0 mtu 1500");
 
     // The rules for one port come before those of own addresses.
-    let rules = |what: &str| {
-        let family = if bench.vip.is_ipv4() { "-4" } else { "-6" };
-        format!("ip {family} rule {what}")
-    };
-    bench.server(&format!(
-        "{}; {}; {}",
-        rules("add pref 10 lookup local"),
-        rules("add pref 5 ipproto tcp dport 80 blackhole"),
-        rules("del pref 0")
+    let rules = |commands: &str| format!("for f in -4 -6; do {commands}; done");
+    bench.server(&rules(
+        "ip $f rule add pref 10 lookup local
+         ip $f rule add pref 5 ipproto tcp dport 80 blackhole
+         ip $f rule del pref 0",
     ));
     bench.check(PORT, &[], Some("port_filtered"));
-    bench.server(&format!("{}; {}", rules("add pref 0 lookup local"), rules("del pref 5")));
+    bench.server(&rules("ip $f rule add pref 0 lookup local; ip $f rule del pref 5"));
     bench.check(PORT, &[], None);
 
     // The VIP is missing, also where the server would route it elsewhere.
-    let length = if bench.vip.is_ipv4() { 32 } else { 128 };
-    let vip = format!("{}/{length}", bench.vip);
-    bench.server(&format!("ip address del {vip} dev lo"));
+    bench.server(
+        "ip address del 192.168.100.1/32 dev lo
+         ip address del fd00:100::1/128 dev lo",
+    );
     bench.check(PORT, &[], Some("no_answer"));
     bench.server(
         "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
@@ -128,9 +122,10 @@ fn every_fault_of(bench: &mut Bench, tunnel: Tunnel) {
     bench.server(
         "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
          ip route del 192.168.100.1/32 via 10.1.2.1
-         ip -6 route del fd00:100::1/128 via fd00:1:2::1",
+         ip -6 route del fd00:100::1/128 via fd00:1:2::1
+         ip address add 192.168.100.1/32 dev lo
+         ip address add fd00:100::1/128 dev lo",
     );
-    bench.server(&format!("ip address add {vip} dev lo"));
     bench.check(PORT, &[], None);
 
     if tunnel != Tunnel::None {
@@ -141,43 +136,41 @@ fn every_fault_of(bench: &mut Bench, tunnel: Tunnel) {
 
 #[test]
 fn faults_at_layer_2_have_their_names() {
-    every_fault([Tunnel::None; 2]);
+    every_fault(Tunnel::None);
 }
 
 #[test]
 fn faults_behind_ipip_have_their_names() {
-    every_fault([Tunnel::Ipip; 2]);
+    every_fault(Tunnel::Ipip);
 }
 
 #[test]
 fn faults_behind_gre_have_their_names() {
-    every_fault([Tunnel::Gre; 2]);
+    every_fault(Tunnel::Gre);
 }
 
 #[test]
 fn faults_behind_fou_have_their_names() {
-    every_fault([Tunnel::fou(FOU[0]); 2]);
+    every_fault(Tunnel::fou(FOU[0]));
 }
 
 #[test]
 fn faults_behind_gue_have_their_names() {
-    every_fault([Tunnel::gue(GUE); 2]);
+    every_fault(Tunnel::gue(GUE));
 }
 
 #[test]
 fn a_server_that_is_gone_has_no_neighbour() {
-    for family in [0, 1] {
-        let bench = Bench::new(family, Tunnel::None);
-        let service = Service::tcp(bench.vip, PORT);
-        let gone = ip(["10.1.2.99", "fd00:1:2::99"][family]);
-        bench.balancer.create_destination(&service, &Destination::new(gone)).expect("it is new");
-        let bench = Bench { server: gone, ..bench };
-        let status = || {
-            let all = bench.balancer.destinations(&service).expect("the service is there");
+    let bench = Bench::new(Tunnel::None);
+    let servers = ["10.1.2.99", "fd00:1:2::99"].map(ip);
+    let bench = Bench { servers, ..bench };
+    for (service, gone) in bench.services.iter().zip(servers) {
+        bench.balancer.create_destination(service, &Destination::new(gone)).expect("it is new");
+        wait("nobody answers for it", 2 * PATIENCE, || {
+            let all = bench.balancer.destinations(service).expect("the service is there");
             let found = all.into_iter().find(|d| d.destination.address == gone);
             (found?.status == DestinationStatus::NoNeighbour).then_some(())
-        };
-        wait("nobody answers for it", 2 * PATIENCE, status);
-        bench.check(PORT, &[], Some("no_neighbour"));
+        });
     }
+    bench.check(PORT, &[], Some("no_neighbour"));
 }
