@@ -26,17 +26,14 @@ use nix::poll::poll;
 use nix::setsockopt_impl;
 use nix::sockopt_impl;
 use nix::sys::socket;
-use nix::sys::socket::AddressFamily;
 use nix::sys::socket::MsgFlags;
-use nix::sys::socket::SockProtocol;
 use nix::sys::socket::SockaddrStorage;
 use nix::sys::socket::sockopt;
 
-use super::icmp::IcmpFilter;
-use super::icmp::Icmpv6Filter;
 use super::icmp::LONGEST;
 use super::icmp::ipv4;
-use super::icmp::open;
+use super::icmp::open_v4;
+use super::icmp::open_v6;
 use super::icmp::sum;
 
 /// Types of RFC 792 and RFC 4443.
@@ -77,18 +74,8 @@ pub(crate) fn echo(to: IpAddr, length: usize, timeout: Duration) -> io::Result<A
     let payload = vec![0; length.saturating_sub(header + HEADER)];
     let id = (RandomState::new().build_hasher().finish() as u16).to_be_bytes();
     let fd = match to {
-        IpAddr::V4(_) => {
-            let fd = open(AddressFamily::Inet, SockProtocol::Icmp)?;
-            socket::setsockopt(&fd, IcmpFilter, &!(1 << ECHO_REPLY))?;
-            fd
-        }
-        IpAddr::V6(_) => {
-            let fd = open(AddressFamily::Inet6, SockProtocol::IcmpV6)?;
-            let mut unwanted = [u32::MAX; 8];
-            unwanted[usize::from(ECHO_REPLY_V6 / 32)] = !(1 << (ECHO_REPLY_V6 % 32));
-            socket::setsockopt(&fd, Icmpv6Filter, &unwanted)?;
-            fd
-        }
+        IpAddr::V4(_) => open_v4(ECHO_REPLY)?,
+        IpAddr::V6(_) => open_v6(&[ECHO_REPLY_V6])?,
     };
     socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0)))?;
     let kind = if to.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST_V6 };

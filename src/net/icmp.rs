@@ -81,16 +81,10 @@ impl IcmpListener {
     /// Starts to listen in the network namespace that the calling thread is
     /// in; another thread may use it afterwards. It needs CAP_NET_RAW.
     pub(crate) fn new() -> io::Result<Self> {
-        let v4 = open(AddressFamily::Inet, SockProtocol::Icmp)?;
-        socket::setsockopt(&v4, IcmpFilter, &!(1 << DESTINATION_UNREACHABLE))?;
+        let v4 = open_v4(DESTINATION_UNREACHABLE)?;
         let mut sockets = vec![RawSocket { fd: v4, parse: parse_v4 }];
-        match open(AddressFamily::Inet6, SockProtocol::IcmpV6) {
-            Ok(v6) => {
-                let mut unwanted = [u32::MAX; 8];
-                unwanted[0] = !(1 << PACKET_TOO_BIG);
-                socket::setsockopt(&v6, Icmpv6Filter, &unwanted)?;
-                sockets.push(RawSocket { fd: v6, parse: parse_v6 });
-            }
+        match open_v6(&[PACKET_TOO_BIG]) {
+            Ok(v6) => sockets.push(RawSocket { fd: v6, parse: parse_v6 }),
             // The kernel was started with `ipv6.disable=1`.
             Err(Errno::EAFNOSUPPORT) => {}
             Err(errno) => return Err(errno.into()),
@@ -123,7 +117,26 @@ impl IcmpListener {
     }
 }
 
-pub(super) fn open(family: AddressFamily, protocol: SockProtocol) -> nix::Result<OwnedFd> {
+/// A raw socket that hears ICMPv4 messages of one type. The types have a bit each,
+/// so it is below 32.
+pub(super) fn open_v4(wanted: u8) -> nix::Result<OwnedFd> {
+    let fd = open(AddressFamily::Inet, SockProtocol::Icmp)?;
+    socket::setsockopt(&fd, IcmpFilter, &!(1 << wanted))?;
+    Ok(fd)
+}
+
+/// A raw socket that hears ICMPv6 messages of some types.
+pub(super) fn open_v6(wanted: &[u8]) -> nix::Result<OwnedFd> {
+    let fd = open(AddressFamily::Inet6, SockProtocol::IcmpV6)?;
+    let mut unwanted = [u32::MAX; 8];
+    for kind in wanted {
+        unwanted[usize::from(kind / 32)] &= !(1 << (kind % 32));
+    }
+    socket::setsockopt(&fd, Icmpv6Filter, &unwanted)?;
+    Ok(fd)
+}
+
+fn open(family: AddressFamily, protocol: SockProtocol) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     socket::socket(family, SockType::Raw, flags, protocol)
 }

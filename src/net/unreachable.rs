@@ -10,18 +10,15 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::sys::socket;
-use nix::sys::socket::AddressFamily;
-use nix::sys::socket::SockProtocol;
 use nix::sys::socket::SockaddrIn6;
 
 use super::icmp::DESTINATION_UNREACHABLE;
 use super::icmp::FRAGMENTATION_NEEDED;
 use super::icmp::ICMP;
-use super::icmp::IcmpFilter;
-use super::icmp::Icmpv6Filter;
 use super::icmp::LONGEST;
 use super::icmp::ipv4;
-use super::icmp::open;
+use super::icmp::open_v4;
+use super::icmp::open_v6;
 use super::icmp::ports;
 use super::icmp::sum;
 use super::icmp::total_length;
@@ -61,16 +58,9 @@ impl UnreachableListener {
     /// one, in the network namespace of the thread. It needs CAP_NET_RAW.
     pub(crate) fn new(family_of: IpAddr) -> io::Result<Self> {
         let v4 = family_of.is_ipv4();
-        let fd = if v4 {
-            let fd = open(AddressFamily::Inet, SockProtocol::Icmp)?;
-            socket::setsockopt(&fd, IcmpFilter, &!(1 << DESTINATION_UNREACHABLE))?;
-            fd
-        } else {
-            let fd = open(AddressFamily::Inet6, SockProtocol::IcmpV6)?;
-            let mut unwanted = [u32::MAX; 8];
-            unwanted[0] = !(1 << DESTINATION_UNREACHABLE_V6 | 1 << PARAMETER_PROBLEM_V6);
-            socket::setsockopt(&fd, Icmpv6Filter, &unwanted)?;
-            fd
+        let fd = match v4 {
+            true => open_v4(DESTINATION_UNREACHABLE)?,
+            false => open_v6(&[DESTINATION_UNREACHABLE_V6, PARAMETER_PROBLEM_V6])?,
         };
         Ok(Self { fd, v4 })
     }
