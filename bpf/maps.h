@@ -217,10 +217,12 @@ struct {
 	__type(value, __u32);
 } probe_flows SEC(".maps");
 
-/* The port that an interface with the program is, or is a member of. */
+/* The port that an interface with the program is, or is a member of: a bond is
+ * there beside its members.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, XVS_INTERFACES);
+	__uint(max_entries, 4 * XVS_INTERFACES);
 	__type(key, __u32);
 	__type(value, __u32);
 } port_devices SEC(".maps");

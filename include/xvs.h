@@ -15,7 +15,7 @@
 
 /* Changes whenever a map's name, key or value does. */
 enum xvs_layout {
-	XVS_LAYOUT_VERSION = 7,
+	XVS_LAYOUT_VERSION = 8,
 };
 
 /* Times in ticks, and what a tick is. */
@@ -50,7 +50,7 @@ enum {
 	/* Members of bonds that are known not to be in use. */
 	XVS_BACKUPS = 8,
 	/* Room for enum xvs_reason. */
-	XVS_REASON_ROOM = 24,
+	XVS_REASON_ROOM = 32,
 	/* Places for flows in one bucket: a cache line. */
 	XVS_FLOW_WAYS = 4,
 	/* With so many flows a bucket sends new ones to their second one, if
@@ -571,7 +571,7 @@ _Static_assert(sizeof(struct xvs_service) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_destination) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_tunnel) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_traffic) == 64, "one cache line");
-_Static_assert(sizeof(struct xvs_cpu) == 320, "whole cache lines");
+_Static_assert(sizeof(struct xvs_cpu) == 384, "whole cache lines");
 _Static_assert(sizeof(struct xvs_chunk) == 4096, "one page");
 _Static_assert(sizeof(struct xvs_flow) == 16, "packed");
 _Static_assert(sizeof(struct xvs_flows4) == 4096, "one page");
