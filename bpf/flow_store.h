@@ -104,7 +104,7 @@ static __always_inline void flow_write(struct packet *p, struct flow *flow)
 		WRITE_ONCE(client[1], p->key.saddr[1]);
 	}
 	WRITE_ONCE(place->owner, flow_owner(p, flow));
-	p->stored = 1;
+	p->cpu->stored = 1;
 }
 
 /* Takes a place from the owner that was seen. */

@@ -106,7 +106,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *p,
 		return reply_too_big(ctx, p, mtu, reason);
 	if (p->verdict == XDP_ABORTED)
 		return XVS_NO_DESTINATION;
-	if (p->more)
+	if (p->cpu->more)
 		fragment_store(p);
 	decrement_ttl(p);
 

@@ -8,7 +8,7 @@
  */
 static __always_inline __u64 fragment_key(struct packet *p)
 {
-	return hash_words(p, p->fragment_id, p->fragment_protocol);
+	return hash_words(p, p->cpu->fragment_id, p->cpu->fragment_protocol);
 }
 
 /* Remembers where a first fragment goes: of an ICMP error, whose key has the flow

@@ -128,7 +128,7 @@ static __always_inline int handle_icmp(struct xdp_md *ctx, struct packet *p)
 			return XVS_ICMP_UNSUPPORTED;
 		}
 	}
-	if (p->more)
+	if (p->cpu->more)
 		return XVS_ICMP_UNSUPPORTED;
 	return reply_echo(p);
 }

@@ -227,9 +227,7 @@ struct {
 	__type(value, __u32);
 } port_devices SEC(".maps");
 
-/* Counters, one row of records for each CPU: no CPU writes another's line,
- * and memory goes with the CPUs there are, not with those there could be.
- */
+/* A record for each CPU that there could be. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -237,6 +235,10 @@ struct {
 	__type(key, __u32);
 	__type(value, struct xvs_cpu);
 } cpus SEC(".maps");
+
+/* Counters, one row of records for each CPU: no CPU writes another's line,
+ * and memory goes with the CPUs there are, not with those there could be.
+ */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

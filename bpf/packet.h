@@ -39,22 +39,19 @@ struct packet {
 	__u32 length; /* octets, by the IP header, itself included */
 	__u32 transport_length; /* octets that are left for the transport */
 	__u8 protocol;
-	__u8 fragment_protocol;
-	__be32 fragment_id;
 	__u32 later;	  /* not 0: a fragment, but not the first */
-	__u32 more;	  /* 1: more fragments follow */
 	__u32 flags;	  /* TCP_* */
 	__u32 now;	  /* ticks */
 	__u32 service;	  /* id, once known */
 	__u32 slot;	  /* of the destination, once chosen */
 	__u32 generation; /* of the slot */
 	__u32 owner;	  /* the service that has the slot */
-	__u32 stored;	  /* flows stored for it */
 	/* Where it goes, once chosen; its reason says why. */
 	struct xvs_destination *destination;
 	__u32 verdict; /* enum xdp_action, of a packet forwarded */
 	/* Whether the kernel has atomic exchanges: known when compiled. */
 	bool exchange;
+	/* Has what few steps ask for, too: stack is scarce. */
 	struct xvs_cpu *cpu;
 	struct tuple key;
 	__u64 hash; /* of the key */
@@ -321,9 +318,9 @@ static __always_inline int parse_ip4(struct xdp_md *ctx, struct packet *p,
 
 	p->protocol = ip->protocol;
 	p->later = host16(ip->frag_off) & 0x1fff;
-	p->more = host16(ip->frag_off) >> 13 & 1;
-	p->fragment_id = ip->id;
-	p->fragment_protocol = ip->protocol;
+	p->cpu->more = host16(ip->frag_off) >> 13 & 1;
+	p->cpu->fragment_id = ip->id;
+	p->cpu->fragment_protocol = ip->protocol;
 	p->transport = (void *)ip + header;
 	p->transport_length = p->length - header;
 	return CONTINUE;
@@ -365,9 +362,9 @@ static __always_inline int parse_ip6(struct xdp_md *ctx, struct packet *p,
 
 	p->protocol = walk.next;
 	p->later = walk.later;
-	p->more = walk.more;
-	p->fragment_id = walk.fragment_id;
-	p->fragment_protocol = walk.fragment_protocol;
+	p->cpu->more = walk.more;
+	p->cpu->fragment_id = walk.fragment_id;
+	p->cpu->fragment_protocol = walk.fragment_protocol;
 	p->offset = walk.offset;
 	p->transport = header_at(p, walk.offset);
 	p->transport_length = walk.left;
@@ -402,7 +399,8 @@ static __always_inline int parse_udp(struct packet *p)
 	if (p->transport_length < sizeof(*udp) || (void *)(udp + 1) > p->end)
 		return XVS_MALFORMED;
 	length = bpf_ntohs(udp->len);
-	if (length < sizeof(*udp) || (length > p->transport_length && !p->more))
+	if (length < sizeof(*udp) ||
+	    (length > p->transport_length && !p->cpu->more))
 		return XVS_MALFORMED;
 	/* No flags. If the verifier knew that, it would follow what is left of
 	 * a packet's way for UDP apart from that for TCP.

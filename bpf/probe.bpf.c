@@ -58,10 +58,10 @@ SEC("xdp")
 int probe_request(struct xdp_md *ctx)
 {
 	struct packet packet = {};
-	__u32 row = cpu_row();
+	__u32 cpu = bpf_get_smp_processor_id();
 	int reason;
 
-	packet.cpu = bpf_map_lookup_elem(&cpus, &row);
+	packet.cpu = bpf_map_lookup_elem(&cpus, &cpu);
 	if (!packet.cpu)
 		return XDP_DROP;
 	reason = request(ctx, &packet);
@@ -73,9 +73,9 @@ SEC("xdp")
 int probe_answer(struct xdp_md *ctx)
 {
 	struct packet packet = {};
-	__u32 row = cpu_row();
+	__u32 cpu = bpf_get_smp_processor_id();
 
-	packet.cpu = bpf_map_lookup_elem(&cpus, &row);
+	packet.cpu = bpf_map_lookup_elem(&cpus, &cpu);
 	if (!packet.cpu)
 		return XDP_PASS;
 	return probe_conclude(&packet, answer(ctx, &packet));

@@ -43,6 +43,7 @@ static __always_inline bool probe_parse(struct xdp_md *ctx, struct packet *p)
 	protocol = (void *)p->eth + offsetof(struct ethhdr, h_proto) + p->tag;
 	if ((void *)(protocol + 1) > p->end)
 		return false;
+	p->cpu->more = 0;
 	if (*protocol == bpf_htons(ETH_P_IP)) {
 		ip4 = (void *)(protocol + 1);
 		if ((void *)(ip4 + 1) > p->end)

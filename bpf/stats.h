@@ -6,13 +6,11 @@
 /* The time of one packet in so many is taken. */
 #define SAMPLE 1024
 
-/* This CPU's row of counters. CPUs that came after the program was loaded
- * share a row with an earlier one.
+/* A CPU's row of counters. CPUs that came after the program was loaded share a row
+ * with an earlier one.
  */
-static __always_inline __u32 cpu_row(void)
+static __always_inline __u32 counter_row(__u32 cpu)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-
 	/* A division costs more than all else here. */
 	return cpu < settings.cpus ? cpu : cpu % settings.cpus;
 }
@@ -44,7 +42,7 @@ static __always_inline void count_traffic(struct packet *p, __u32 row)
 		return;
 	t->packets++;
 	t->octets += p->length;
-	t->flows += p->stored;
+	t->flows += p->cpu->stored;
 	if (p->flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
 		t->syn += is_syn(p);
 		t->fin += !!(p->flags & TCP_FIN);

@@ -25,7 +25,7 @@ static __always_inline bool tunnel_is_v6(struct xvs_tunnel *t)
  */
 static __always_inline __u64 tunnel_hash(struct packet *p)
 {
-	if (!p->later && !p->more)
+	if (!p->later && !p->cpu->more)
 		return p->hash;
 	return (p->key.saddr[0] ^ p->key.saddr[1] ^ settings.flow_k0) *
 	       settings.flow_k1;

@@ -43,7 +43,7 @@ static __always_inline int follow_fragment(struct packet *p)
 	if (!d)
 		return XVS_FRAGMENT_ORPHAN;
 	/* Only a first fragment is remembered. */
-	p->more = 0;
+	p->cpu->more = 0;
 	p->service = p->owner;
 	if (packet_ttl(p) <= 1)
 		return XVS_TTL_EXPIRED;
@@ -92,11 +92,21 @@ static __always_inline int balance(struct packet *p)
 	return XVS_FORWARDED_NEW;
 }
 
+/* Whether no process has said for too long that it is there. */
+static __always_inline bool unattended(struct packet *p)
+{
+	__u32 lease = READ_ONCE(p->cpu->lease);
+
+	return lease && (__s32)(p->now - lease) > 0;
+}
+
 static __always_inline int decide(struct xdp_md *ctx, struct packet *p)
 {
 	int reason;
 
 	p->now = clock_tick(p);
+	if (unattended(p))
+		return XVS_UNATTENDED;
 	if (p->later)
 		return follow_fragment(p);
 	if (p->protocol == (p->version == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
@@ -191,6 +201,7 @@ static __always_inline int conclude(struct xdp_md *ctx, struct packet *p,
 	case XVS_NOT_VIP:
 	case XVS_OTHER_HOST:
 	case XVS_NEIGHBOUR_DISCOVERY:
+	case XVS_UNATTENDED:
 		return XDP_PASS;
 	case XVS_ECHO_REPLIED:
 	case XVS_TOO_BIG_REPLIED:
@@ -203,12 +214,14 @@ static __always_inline int conclude(struct xdp_md *ctx, struct packet *p,
 static __always_inline int run(struct xdp_md *ctx, bool exchange)
 {
 	struct packet packet = { .exchange = exchange };
-	__u32 row = cpu_row();
+	__u32 cpu = bpf_get_smp_processor_id();
+	__u32 row = counter_row(cpu);
 	int verdict;
 
-	packet.cpu = bpf_map_lookup_elem(&cpus, &row);
+	packet.cpu = bpf_map_lookup_elem(&cpus, &cpu);
 	if (!packet.cpu)
 		return XDP_PASS;
+	packet.cpu->stored = 0;
 	if (!(packet.cpu->packets % SAMPLE)) {
 		packet.cpu->began = bpf_ktime_get_ns();
 		clock_set(packet.cpu, packet.cpu->began);

@@ -177,6 +177,8 @@ enum xvs_reason {
 	/* of the balancer's own probes */
 	XVS_PROBE_FORWARDED,
 	XVS_PROBE_ANSWERED,
+	/* passed to the host's stack, for no process sees to the balancer */
+	XVS_UNATTENDED,
 	XVS_REASONS,
 };
 
@@ -418,7 +420,7 @@ struct xvs_probe_flow {
 	__u8 pad[3];
 };
 
-/* Counters of one CPU. */
+/* Counters of one CPU, which no other one writes. */
 struct xvs_cpu {
 	__u64 reasons[XVS_REASON_ROOM];
 	__u64 packets;	 /* all, also counts down to the next sample */
@@ -430,7 +432,16 @@ struct xvs_cpu {
 	__u64 zero;	 /* for the verifier it can be anything */
 	__u64 lot;	 /* drawn last, for a flow to be stored */
 	__u64 began;	 /* ns when the last sampled packet came */
-	__u64 pad[7];
+	/* The tick until which packets are forwarded unless a process says so
+	 * again; 0: until further notice. Written by the control plane.
+	 */
+	__u64 lease;
+	/* Of the packet that is on its way. */
+	__u32 fragment_id;
+	__u32 fragment_protocol;
+	__u32 more;   /* 1: more fragments follow */
+	__u32 stored; /* flows stored for it */
+	__u64 pad[4];
 };
 
 /* Counters of one service or VIP on one CPU: packets not forwarded. */
@@ -549,6 +560,10 @@ struct xvs_instance {
 	__u8 nat6[16];
 	enum xvs_program programs;
 	__u32 pad;
+	/* ns that packets are forwarded without a process, 0: not at all, all
+	 * ones: for ever.
+	 */
+	__u64 keep_ns;
 };
 
 /* A prefix of a VLAN, by its position in the list. */

@@ -16,6 +16,7 @@ use crate::bpf::Attachment;
 use crate::bpf::Dataplane;
 use crate::bpf::InterfaceRecord;
 use crate::bpf::InterfacesRecord;
+use crate::bpf::LinkInfo;
 use crate::bpf::Maps;
 use crate::bpf::name_record;
 use crate::bpf::program_name;
@@ -55,14 +56,33 @@ pub(crate) struct Attachments {
     maps: Arc<Maps>,
     generic: bool,
     pause: Duration,
+    /// Whether the links are pinned.
+    pins: bool,
+    /// What another process has left attached, and is not needed so far.
+    left: Vec<(LinkInfo, Attachment)>,
 }
 
 #[derive(Debug)]
 struct Attached {
     // Dropped in this order: a driver may refuse to join packets before.
-    _attachment: Attachment,
+    attachment: Attachment,
     offloads: Vec<TurnedOff>,
     device: Device,
+    /// Whether it stays when all are dropped.
+    stays: bool,
+}
+
+/// How programs are attached.
+#[derive(Debug)]
+pub(crate) struct Manner {
+    /// In the stack, not in drivers.
+    pub(crate) generic: bool,
+    /// Between one member of a bond and the next.
+    pub(crate) pause: Duration,
+    /// Whether the links are pinned.
+    pub(crate) pins: bool,
+    /// The pinned links that another process has left.
+    pub(crate) left: Vec<(LinkInfo, Attachment)>,
 }
 
 /// What came of following the interfaces.
@@ -85,8 +105,7 @@ impl Attachments {
     pub(crate) fn new(
         dataplane: Dataplane,
         maps: Arc<Maps>,
-        generic: bool,
-        pause: Duration,
+        Manner { generic, pause, pins, left }: Manner,
         ports: &mut [Port],
         observed: &Snapshot,
         events: &Arc<Events>,
@@ -100,12 +119,32 @@ impl Attachments {
             maps,
             generic,
             pause,
+            pins,
+            left,
         };
         attachments.attach_ports(ports, observed)?;
         attachments.describe();
         let attached = attachments.indices();
         ports.iter_mut().for_each(|port| port.attached.clone_from(&attached));
         Ok(attachments)
+    }
+
+    /// Has all of it stay when this is dropped, or go. What another process has left,
+    /// and is on no interface that has to have it, goes at once.
+    pub(crate) fn set_stays(&mut self, stays: bool) {
+        for (info, mut link) in self.left.drain(..) {
+            let device = info.ifindex;
+            link.take(self.dataplane.directory().link_pin(device));
+            let offloads = self.offloads.all_turned_off(device);
+            // What stays in there is no harm: nothing comes in or leaves by it.
+            let _ = self.maps.ports.remove(device);
+            let cards = offloads.iter().map(|off| off.card.index).chain([device]);
+            cards.for_each(|index| drop(self.maps.ports.leave(index)));
+            drop(link);
+            drop(offloads);
+        }
+        self.attached.iter_mut().for_each(|attached| attached.stays = stays);
+        self.dataplane.set_stays(stays);
     }
 
     /// The loaded programs.
@@ -195,7 +234,9 @@ impl Attachments {
             // The kernel attaches to all members of a bond at once. A generic
             // program on one would see no tags: they are taken off before a
             // frame gets from a member to the bond.
-            port.split = bond && (self.generic || !self.pause.is_zero());
+            let has = |index| self.left.iter().any(|(info, _)| info.ifindex == index);
+            let had = observed.members(port.index).any(|member| has(member.index));
+            port.split = bond && (self.generic || !self.pause.is_zero() || had);
             if !self.generic {
                 let link = observed.links.get(&port.index).into_iter();
                 let members = observed.members(port.index).filter(|_| bond);
@@ -232,10 +273,11 @@ impl Attachments {
             });
         }
         let mode = if self.generic { Mode::Generic } else { Mode::Native };
-        // A driver may refuse a program while it joins packets.
-        let turn_off = |card| self.offloads.turn_off(card, device.index);
-        let offloads = device.cards.iter().map(turn_off).collect();
-        let attachment = match self.dataplane.attach(device.index, mode) {
+        if let Some(place) = self.left.iter().position(|(info, _)| info.ifindex == device.index) {
+            return self.take(place, device);
+        }
+        let offloads = self.turn_off(device);
+        let mut attachment = match self.dataplane.attach(device.index, mode) {
             Ok(attachment) => attachment,
             // Somebody was faster than the look at the interface before.
             Err(error)
@@ -252,11 +294,36 @@ impl Attachments {
                 return Err(Error::NativeUnsupported { interface: interface(), source });
             }
         };
+        if self.pins {
+            let pinned = attachment.pin(self.dataplane.directory().link_pin(device.index));
+            pinned.map_err(|source| Error::Attach { interface: interface(), source })?;
+        }
         let () = self.add_way_out(device)?;
         let () = self.enter(device, &[])?;
         self.touch(device);
         let device = device.clone();
-        self.attached.push(Attached { _attachment: attachment, offloads, device });
+        self.attached.push(Attached { attachment, offloads, device, stays: false });
+        Ok(())
+    }
+
+    /// A driver may refuse a program while it joins packets.
+    fn turn_off(&self, device: &Device) -> Vec<TurnedOff> {
+        let turn_off = |card| self.offloads.turn_off(card, device.index);
+        device.cards.iter().map(turn_off).collect()
+    }
+
+    /// Takes over what another process has left attached to an interface, and puts this
+    /// one's program in the place of its.
+    fn take(&mut self, place: usize, device: &Device) -> Result<()> {
+        let replaced = self.dataplane.replace(&self.left[place].1);
+        let interface = || device.name.clone();
+        replaced.map_err(|source| Error::Attach { interface: interface(), source })?;
+        let () = self.add_way_out(device)?;
+        let () = self.enter(device, &[])?;
+        let (_, mut attachment) = self.left.swap_remove(place);
+        attachment.take(self.dataplane.directory().link_pin(device.index));
+        let offloads = self.turn_off(device);
+        self.attached.push(Attached { attachment, offloads, device: device.clone(), stays: true });
         Ok(())
     }
 
@@ -343,7 +410,12 @@ impl Attached {
 
 impl Drop for Attachments {
     fn drop(&mut self) {
-        while let Some(attached) = self.attached.pop() {
+        while let Some(mut attached) = self.attached.pop() {
+            if attached.stays {
+                attached.attachment.leave();
+                attached.offloads.drain(..).for_each(TurnedOff::leave);
+                continue;
+            }
             let device = attached.device.clone();
             // An interface that stays there is no harm: it gets no packets.
             let _ = self.leave(&device);
@@ -385,13 +457,19 @@ pub(crate) fn refusal(device: &Device, source: io::Error) -> io::Error {
     io::Error::new(kind, said)
 }
 
-/// Refuses ports that have an XDP program already, whosever it is; of a bond also
-/// its members.
-pub(crate) fn check_unoccupied(ports: &[Port], observed: &Snapshot) -> Result<()> {
+/// Refuses ports that have an XDP program already, whosever it is but those that
+/// another process of the instance has left there; of a bond also its members.
+pub(crate) fn check_unoccupied(
+    ports: &[Port],
+    observed: &Snapshot,
+    left: &[(LinkInfo, Attachment)],
+) -> Result<()> {
+    let is_left =
+        |ifindex, program| left.iter().any(|(info, _)| *info == LinkInfo { ifindex, program });
     for port in ports {
         let links = observed.links.get(&port.index).into_iter();
         for link in links.chain(observed.members(port.index)) {
-            if let Some(xdp) = link.xdp {
+            if let Some(xdp) = link.xdp.filter(|xdp| !is_left(link.index, xdp.id)) {
                 let (interface, program) = (link.name.clone(), program_name(xdp.id));
                 return Err(Error::ForeignProgram { interface, program });
             }

@@ -10,6 +10,7 @@ use crate::Error;
 use crate::Prefix;
 use crate::Result;
 use crate::nat::NatPrefixes;
+use crate::service::MAX_IDLE;
 
 /// How the XDP programs are attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +24,25 @@ pub enum Mode {
     /// In the network stack: works everywhere, several times slower.
     Generic,
 }
+
+/// What happens to the traffic of virtual addresses when the process is gone, whether
+/// it has dropped its client or was killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExit {
+    /// The programs are detached: the host is left as it was found, and the traffic
+    /// goes where it would without a balancer.
+    #[default]
+    Detach,
+    /// The data plane goes on as it was left: flows stay, new ones are stored, and
+    /// nothing follows the network. The next client of the instance takes it over.
+    Keep,
+    /// The same, but after so long without a process packets are passed to the host's
+    /// stack, as if the programs were detached. From 1 second to 30 days.
+    KeepFor(Duration),
+}
+
+/// The longest time of [`OnExit::KeepFor`]: 30 days.
+const MAX_KEEP: Duration = MAX_IDLE;
 
 /// What can change while services run: the network that destinations are in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -221,6 +241,9 @@ pub struct Options {
     /// The same for IPv6 VIPs: the first 2^32 addresses are used. Default:
     /// fd6b:9f3c:e1a7:255::/64.
     pub nat6: Prefix,
+    /// What becomes of the data plane when the process is gone. Default: it is
+    /// detached.
+    pub persist: OnExit,
 }
 
 impl Default for Options {
@@ -240,6 +263,7 @@ impl Default for Options {
             icmp_source_rate: 10,
             nat4: NatPrefixes::default().v4,
             nat6: NatPrefixes::default().v6,
+            persist: OnExit::Detach,
         }
     }
 }
@@ -289,6 +313,12 @@ impl Options {
     /// Sets the pause between attaching to members of a bond.
     pub const fn attach_pause(mut self, pause: Duration) -> Self {
         self.attach_pause = pause;
+        self
+    }
+
+    /// Sets what becomes of the data plane when the process is gone.
+    pub const fn persist(mut self, on_exit: OnExit) -> Self {
+        self.persist = on_exit;
         self
     }
 
@@ -373,6 +403,16 @@ impl Options {
                 most: MAX_ATTACH_PAUSE.as_secs() as u32,
             });
         }
+        if let OnExit::KeepFor(time) = self.persist
+            && !(Duration::from_secs(1)..=MAX_KEEP).contains(&time)
+        {
+            return Err(Error::OptionRange {
+                option: "persist (seconds)",
+                value: u32::try_from(time.as_secs()).unwrap_or(u32::MAX),
+                least: 1,
+                most: MAX_KEEP.as_secs() as u32,
+            });
+        }
         if !is_prime(self.table_size) {
             return Err(Error::TableSize { size: self.table_size });
         }
@@ -429,6 +469,7 @@ mod tests {
             (Options::new().vlan(7, "10.0.0.0/8".parse().unwrap()).mtu(7, 65_536), "65536"),
             (Options::new().vlan(7, "fd00::/64".parse().unwrap()).mtu(7, 1_279), "1280"),
             (Options::new().attach_pause(Duration::from_secs(61)), "attach_pause"),
+            (Options::new().persist(OnExit::KeepFor(Duration::from_millis(999))), "persist"),
         ] {
             let error = options.validate().unwrap_err().to_string();
             assert!(error.contains(part), "{error} lacks {part}");

@@ -5,6 +5,8 @@
 //! written, where no packet sees them. What can fail has failed by then. Only
 //! after that are the records written that packets follow.
 
+mod adopt;
+mod calls;
 mod follow;
 mod gate;
 mod ids;
@@ -44,6 +46,7 @@ use crate::pathmtu::PathMtus;
 use crate::ports::Port;
 use crate::routing::Way;
 use crate::vlans::VlanPrefix;
+use adopt::Inherited;
 use ids::Ids;
 use nat::Origin;
 pub(crate) use records::key_record;
@@ -118,6 +121,7 @@ pub(crate) struct Control {
     /// By slot; a flow that names another generation is a miss.
     generations: Vec<u32>,
     tables: Tables,
+    inherited: Inherited,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +132,7 @@ struct Limits {
 }
 
 impl Control {
-    /// The state of a data plane that was just loaded.
+    /// The state of a data plane; nothing is written yet.
     pub(crate) fn new(
         options: &Options,
         maps: Arc<Maps>,
@@ -136,7 +140,7 @@ impl Control {
         ports: Vec<Port>,
         observed: Snapshot,
     ) -> Self {
-        let mut control = Self {
+        Self {
             tables: Tables::new(
                 Arc::clone(&maps),
                 options.table_size,
@@ -168,11 +172,16 @@ impl Control {
             nats: Ids::new(options.nat_prefixes().numbers()),
             nat: options.nat_prefixes(),
             generations: vec![1; options.destinations as usize + 1],
-        };
-        control.write_gate();
-        control.tell_members();
-        control.find_vlans();
-        control
+            inherited: Inherited::default(),
+        }
+    }
+
+    /// Begins with a data plane that has no services.
+    pub(crate) fn start(mut self) -> Self {
+        self.write_gate();
+        self.tell_members();
+        self.find_vlans();
+        self
     }
 
     /// How many blocks of lookup tables the data plane needs room for.
@@ -191,17 +200,8 @@ impl Control {
         Ok((balanced.service.clone(), destinations))
     }
 
-    /// Whether there is such a service.
-    pub(crate) fn has_service(&self, key: ServiceKey) -> bool {
-        self.services.contains_key(&key)
-    }
-
     /// Makes the service exactly so, whole or not at all.
-    pub(crate) fn set_service(
-        &mut self,
-        service: &Service,
-        destinations: Vec<Destination>,
-    ) -> Result<()> {
+    fn set_service(&mut self, service: &Service, destinations: Vec<Destination>) -> Result<()> {
         service.validate()?;
         self.check_nat(service.address, "VIP")?;
         let mut wanted = BTreeMap::new();
@@ -444,7 +444,7 @@ impl Control {
     }
 
     /// Removes a service with all its destinations.
-    pub(crate) fn remove_service(&mut self, key: ServiceKey) -> Result<()> {
+    fn remove_service(&mut self, key: ServiceKey) -> Result<()> {
         if !self.services.contains_key(&key) {
             return Err(Error::ServiceNotFound { service: key });
         }

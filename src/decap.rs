@@ -79,7 +79,7 @@ impl Decap {
         let mut net = Net::new()?;
         let observed = net.snapshot()?;
         let ports = ports::resolve(interfaces, &observed)?;
-        check_unoccupied(&ports, &observed)?;
+        check_unoccupied(&ports, &observed, &[])?;
         let roles = options.roles(&net.addresses()?)?;
 
         let start = |mode| start(&options, &roles, &ports, &observed, mode);

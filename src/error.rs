@@ -99,6 +99,8 @@ pub enum Error {
     MixedFamilies { source: IpAddr, destination: IpAddr },
     /// Another process runs this instance.
     InstanceBusy { instance: String, process: Option<u32> },
+    /// The data plane that a process left forwarding cannot be taken over.
+    TakeOver { instance: String, reason: String },
     /// No such instance is pinned.
     InstanceNotFound { instance: String, path: PathBuf },
     /// A map operation failed.
@@ -245,6 +247,11 @@ impl fmt::Display for Error {
             Self::InstanceBusy { instance, process: None } => {
                 write!(f, "instance `{instance}` is run by another process; choose another name")
             }
+            Self::TakeOver { instance, reason } => write!(
+                f,
+                "instance `{instance}`, which goes on without a process, cannot be taken over: \
+                 {reason}; `xvsctl detach` ends it"
+            ),
             Self::InstanceNotFound { instance, path } => {
                 write!(f, "no instance `{instance}` is running ({} is not there)", path.display())
             }

@@ -39,6 +39,8 @@ pub enum Event {
     /// the tunnel's headers; `None`: that was 10 minutes ago, and longer ones are
     /// tried again.
     PathMtu { server: IpAddr, mtu: Option<u32> },
+    /// The data plane that another process had left forwarding was taken over.
+    TakenOver { process: u32 },
     /// So many events were dropped, for nobody read them.
     Dropped(u64),
     /// The kernel had more news than could be read; everything was read anew.
@@ -73,6 +75,9 @@ impl fmt::Display for Event {
             }
             Self::PathMtu { server, mtu: None } => {
                 write!(f, "what the path of tunnels to {server} takes is tried again")
+            }
+            Self::TakenOver { process } => {
+                write!(f, "what process {process} had left forwarding was taken over")
             }
             Self::EventsLost => f.write_str("netlink events were lost; the network was read again"),
             Self::Dropped(count) => write!(f, "{count} events were dropped unread"),

@@ -243,7 +243,17 @@ pub(crate) fn check_kernel() -> Result<()> {
 
 /// How many CPUs have counters: those that are in the machine now.
 pub(crate) fn cpus() -> Result<u32> {
-    let path = "/sys/devices/system/cpu/present";
+    count_cpus("present")
+}
+
+/// How many CPUs there could be.
+pub(crate) fn possible_cpus() -> Result<u32> {
+    count_cpus("possible")
+}
+
+/// The end of a list of CPUs that the kernel has.
+fn count_cpus(list: &str) -> Result<u32> {
+    let path = format!("/sys/devices/system/cpu/{list}");
     let list = fs::read_to_string(path)
         .map_err(|source| Error::System { call: "read of the list of CPUs", source })?;
     // A list of ranges in order, such as `0-3,8-11`.

@@ -20,6 +20,7 @@ use crate::Interface;
 use crate::Mac;
 use crate::Mode;
 use crate::Offload;
+use crate::OnExit;
 use crate::Prefix;
 use crate::Protocol;
 use crate::Result;
@@ -123,6 +124,7 @@ impl Instance {
             flows: u64::from(self.maps.gauges.read(0).flows),
             flows_limit: record.flows,
             table_size: record.settings.table_size,
+            persist: OnExit::from_keep_ns(record.keep_ns),
             latency: u64::checked_div(time, samples),
             stats,
         }
@@ -199,7 +201,7 @@ impl Instance {
     }
 
     /// The interfaces and addresses of the destinations' neighbours.
-    fn neighbours_needed(&self) -> Result<BTreeSet<(u32, IpAddr)>> {
+    pub(crate) fn neighbours_needed(&self) -> Result<BTreeSet<(u32, IpAddr)>> {
         let vlans = self.vlans()?;
         let found = self.gather();
         Ok(found
@@ -296,7 +298,7 @@ impl Instance {
                 .tunnel(tunnel)
                 .weight(info.weight)
                 .disabled(info.disabled != 0),
-            status: status(info),
+            status: info.status(),
             mac: known.then_some(Mac(way.mac)),
             interface: known.then_some(way.ifindex),
             mtu: known.then_some(way.mtu),
@@ -484,18 +486,21 @@ fn retired(maps: &Maps, index: u32) -> Stats {
     stats
 }
 
-fn status(info: &DestinationInfo) -> DestinationStatus {
-    match info.status {
-        StatusCode::XVS_REACHABLE => DestinationStatus::Reachable,
-        StatusCode::XVS_NO_PREFIX => DestinationStatus::NoPrefix,
-        StatusCode::XVS_INTERFACE_DOWN => DestinationStatus::InterfaceDown,
-        StatusCode::XVS_NO_NEIGHBOUR => DestinationStatus::NoNeighbour,
-        StatusCode::XVS_NO_INTERFACE => DestinationStatus::NoInterface,
-        StatusCode::XVS_MTU_TOO_SMALL => DestinationStatus::MtuTooSmall,
-        StatusCode::XVS_NOT_ATTACHED => DestinationStatus::NotAttached,
-        StatusCode::XVS_NO_ROUTE => DestinationStatus::NoRoute,
-        StatusCode::XVS_NO_ADDRESS => DestinationStatus::NoAddress,
-        _ => DestinationStatus::Resolving,
+impl DestinationInfo {
+    /// Why it gets traffic or does not.
+    pub(crate) fn status(&self) -> DestinationStatus {
+        match self.status {
+            StatusCode::XVS_REACHABLE => DestinationStatus::Reachable,
+            StatusCode::XVS_NO_PREFIX => DestinationStatus::NoPrefix,
+            StatusCode::XVS_INTERFACE_DOWN => DestinationStatus::InterfaceDown,
+            StatusCode::XVS_NO_NEIGHBOUR => DestinationStatus::NoNeighbour,
+            StatusCode::XVS_NO_INTERFACE => DestinationStatus::NoInterface,
+            StatusCode::XVS_MTU_TOO_SMALL => DestinationStatus::MtuTooSmall,
+            StatusCode::XVS_NOT_ATTACHED => DestinationStatus::NotAttached,
+            StatusCode::XVS_NO_ROUTE => DestinationStatus::NoRoute,
+            StatusCode::XVS_NO_ADDRESS => DestinationStatus::NoAddress,
+            _ => DestinationStatus::Resolving,
+        }
     }
 }
 

@@ -365,8 +365,11 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        for (interface, address) in std::mem::take(&mut self.kept) {
-            self.release(interface, address);
+        // The next process needs them kept.
+        if !self.shared.stays() {
+            for (interface, address) in std::mem::take(&mut self.kept) {
+                self.release(interface, address);
+            }
         }
         if thread::panicking() {
             let what = "the background thread died; the network is followed no longer";

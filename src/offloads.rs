@@ -12,6 +12,7 @@ use crate::bpf::CardRecord;
 use crate::bpf::Maps;
 use crate::bpf::OffloadCode;
 use crate::bpf::name_record;
+use crate::bpf::record_name;
 use crate::event::Events;
 use crate::net::Ethtool;
 use crate::net::Features;
@@ -114,37 +115,57 @@ impl Offloads {
     }
 
     /// Turns off what is on, on a card of an interface that the program is about
-    /// to be attached to. What stays on is told by an event.
+    /// to be attached to. What stays on is told by an event. What a former process had
+    /// turned off counts as if this had.
     ///
     /// Nobody else may be writing the record of cards, here and when what is
     /// returned is dropped.
     pub(crate) fn turn_off(self: &Arc<Self>, card: &Card, device: u32) -> TurnedOff {
         let on = self.active(card.index);
-        let mut turned_off =
-            TurnedOff { by: Arc::clone(self), card: card.clone(), offloads: Vec::new() };
+        let before = self.turned_off(card, device);
         if on.is_empty() {
-            return turned_off;
+            return before;
         }
+        let mut off_before = before.offloads.clone();
+        off_before.retain(|offload| !on.contains(offload));
+        before.leave();
+        let all = [&off_before[..], &on].concat();
         let mut record = CardRecord {
             ifindex: card.index,
             device,
             name: name_record(&card.name),
-            offloads_off: codes(&on),
+            offloads_off: codes(&all),
             ..Default::default()
         };
         // First: the process may be killed at any moment.
         self.describe(card.index, &record);
         self.ask(card.index, on.iter().map(|offload| (*offload, false)));
         let still = self.active(card.index);
-        let (still, off): (Vec<Offload>, _) = on.into_iter().partition(|o| still.contains(o));
+        let (still, off): (Vec<Offload>, _) = all.into_iter().partition(|o| still.contains(o));
         record.offloads_off = codes(&off);
         record.offloads_on = codes(&still);
         self.describe(card.index, &record);
         for offload in still {
             self.events.push(Event::OffloadOn { interface: card.name.clone(), offload });
         }
-        turned_off.offloads = off;
-        turned_off
+        TurnedOff { by: Some(Arc::clone(self)), card: card.clone(), offloads: off }
+    }
+
+    /// What is known to have been turned off on a card of an interface.
+    pub(crate) fn turned_off(self: &Arc<Self>, card: &Card, device: u32) -> TurnedOff {
+        let cards = self.maps.cards.read(0);
+        let same = |known: &&CardRecord| known.ifindex == card.index && known.device == device;
+        let known = cards.list.iter().find(same);
+        let offloads = known.map(|known| of_codes(known.offloads_off)).unwrap_or_default();
+        TurnedOff { by: Some(Arc::clone(self)), card: card.clone(), offloads }
+    }
+
+    /// The same on all cards of an interface.
+    pub(crate) fn all_turned_off(self: &Arc<Self>, device: u32) -> Vec<TurnedOff> {
+        let cards = self.maps.cards.read(0);
+        let of_device = cards.list.iter().filter(|card| card.ifindex != 0 && card.device == device);
+        let card = |card: &CardRecord| Card { index: card.ifindex, name: record_name(&card.name) };
+        of_device.map(|record| self.turned_off(&card(record), device)).collect()
     }
 
     fn active(&self, index: u32) -> Vec<Offload> {
@@ -176,7 +197,8 @@ impl Offloads {
 /// The offloads that were turned off on an interface; on again when this is
 /// dropped, which is after the program is detached.
 pub(crate) struct TurnedOff {
-    by: Arc<Offloads>,
+    /// `None`: they stay off.
+    by: Option<Arc<Offloads>>,
     pub(crate) card: Card,
     offloads: Vec<Offload>,
 }
@@ -188,20 +210,27 @@ impl TurnedOff {
             return;
         }
         name.clone_into(&mut self.card.name);
-        let cards = self.by.maps.cards.read(0);
+        let Some(by) = &self.by else { return };
+        let cards = by.maps.cards.read(0);
         let known = cards.list.iter().find(|card| card.ifindex == self.card.index);
         if let Some(known) = known {
-            self.by.describe(self.card.index, &CardRecord { name: name_record(name), ..*known });
+            by.describe(self.card.index, &CardRecord { name: name_record(name), ..*known });
         }
+    }
+
+    /// Lets them stay off, for the next process of the instance.
+    pub(crate) fn leave(mut self) {
+        self.by = None;
     }
 }
 
 impl Drop for TurnedOff {
     fn drop(&mut self) {
+        let Some(by) = &self.by else { return };
         if !self.offloads.is_empty() {
-            self.by.ask(self.card.index, self.offloads.iter().map(|offload| (*offload, true)));
+            by.ask(self.card.index, self.offloads.iter().map(|offload| (*offload, true)));
         }
-        self.by.describe(self.card.index, &CardRecord::default());
+        by.describe(self.card.index, &CardRecord::default());
     }
 }
 

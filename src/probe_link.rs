@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::Event;
+use crate::OnExit;
 use crate::Options;
 use crate::Prefix;
 use crate::Result;
 use crate::bpf::Attachment;
 use crate::bpf::Dataplane;
+use crate::bpf::LinkInfo;
 use crate::bpf::Maps;
 use crate::bpf::ProbeLinkRecord;
 use crate::event::Events;
@@ -28,11 +30,16 @@ pub(crate) struct ProbeLink {
     net: Net,
     wanted: ProbePair,
     present: Option<Present>,
+    /// Whether the links are pinned.
+    pins: bool,
+    /// Whether it stays when this is dropped.
+    stays: bool,
 }
 
 /// The interface as it is.
 struct Present {
-    _attachments: [Attachment; 2],
+    /// Of the wire end, and of the host's.
+    attachments: [Attachment; 2],
     ends: ProbeEnds,
     /// Whether all of it was heard of.
     seen: bool,
@@ -53,13 +60,15 @@ pub(crate) fn check_prefixes(options: &Options, observed: &Snapshot) -> Result<(
 }
 
 impl ProbeLink {
-    /// Makes the interface in the network namespace of the thread. One that a process
-    /// left which has died is taken over.
+    /// Makes the interface in the network namespace of the thread, or takes over the one
+    /// that another process has left with its programs.
     pub(crate) fn new(
         options: &Options,
         dataplane: &Dataplane,
         maps: Arc<Maps>,
         events: &Events,
+        left: Option<[(LinkInfo, Attachment); 2]>,
+        observed: &Snapshot,
     ) -> Result<Self> {
         let (host, wire) = probe_names(&options.instance);
         let prefixes = options.nat_prefixes();
@@ -76,12 +85,54 @@ impl ProbeLink {
                 _ => None,
             },
         };
-        let mut link = Self { maps, net: Net::new()?, wanted, present: None };
-        if !link.make(dataplane)?.v6 {
+        let pins = options.persist != OnExit::Detach;
+        let stays = left.is_some();
+        let mut link = Self { maps, net: Net::new()?, wanted, present: None, pins, stays };
+        let ends = match link.take_over(dataplane, left, observed)? {
+            Some(ends) => ends,
+            None => link.make(dataplane)?,
+        };
+        if !ends.v6 {
             let what = "IPv6 VIPs have no NAT addresses: IPv6 is disabled on this host";
             events.push(Event::Failed(what.to_owned()));
         }
         Ok(link)
+    }
+
+    /// Puts this process's programs on the interface that another one has left, if it is
+    /// whole; otherwise that loses its programs.
+    fn take_over(
+        &mut self,
+        dataplane: &Dataplane,
+        left: Option<[(LinkInfo, Attachment); 2]>,
+        observed: &Snapshot,
+    ) -> Result<Option<ProbeEnds>> {
+        let Some([(request_info, mut request), (pass_info, mut pass)]) = left else {
+            return Ok(None);
+        };
+        let found = self.net.probe_pair(&self.wanted, observed)?.filter(|ends| {
+            (request_info.ifindex, pass_info.ifindex) == (ends.wire.index, ends.host.index)
+                && self.wanted.is_whole(ends, observed)
+        });
+        if let Some(ends) = found {
+            let replaced = dataplane.probes().replace([&request, &pass]);
+            let interface = || self.wanted.host.clone();
+            replaced.map_err(|source| Error::Attach { interface: interface(), source })?;
+            self.write_record(ends);
+        }
+        let [request_pin, pass_pin] = dataplane.directory().probe_pins();
+        request.take(request_pin);
+        pass.take(pass_pin);
+        if let Some(ends) = found {
+            let attachments = [request, pass];
+            self.present = Some(Present { attachments, ends, seen: true });
+        }
+        Ok(found)
+    }
+
+    /// Has the interface stay when this is dropped, or go.
+    pub(crate) const fn set_stays(&mut self, stays: bool) {
+        self.stays = stays;
     }
 
     /// Makes the interface, whole or not at all.
@@ -89,8 +140,7 @@ impl ProbeLink {
         let ends = self.net.make_probe_pair(&self.wanted)?;
         match self.attach(dataplane, ends) {
             Ok(attachments) => {
-                let _attachments = attachments;
-                self.present = Some(Present { _attachments, ends, seen: false });
+                self.present = Some(Present { attachments, ends, seen: false });
                 Ok(ends)
             }
             Err(error) => {
@@ -107,8 +157,19 @@ impl ProbeLink {
         };
         let ProbePair { host, wire, .. } = &self.wanted;
         let probes = dataplane.probes();
-        let request = probes.attach_request(ends.wire.index).map_err(fault(wire))?;
-        let pass = probes.attach_pass(ends.host.index).map_err(fault(host))?;
+        let mut request = probes.attach_request(ends.wire.index).map_err(fault(wire))?;
+        let mut pass = probes.attach_pass(ends.host.index).map_err(fault(host))?;
+        if self.pins {
+            let [request_pin, pass_pin] = dataplane.directory().probe_pins();
+            request.pin(request_pin).map_err(fault(wire))?;
+            pass.pin(pass_pin).map_err(fault(host))?;
+        }
+        self.write_record(ends);
+        Ok([request, pass])
+    }
+
+    /// Tells the data plane.
+    fn write_record(&self, ends: ProbeEnds) {
         let record = ProbeLinkRecord {
             ifindex: ends.wire.index,
             host_mac: ends.host.mac.0,
@@ -116,7 +177,6 @@ impl ProbeLink {
             ..Default::default()
         };
         self.maps.probe_link.write(0, &record);
-        Ok([request, pass])
     }
 
     /// Whether somebody took the interface away or down, or an address or route of it.
@@ -163,6 +223,12 @@ impl ProbePair {
 
 impl Drop for ProbeLink {
     fn drop(&mut self) {
+        if self.stays {
+            if let Some(present) = &mut self.present {
+                present.attachments.iter_mut().for_each(Attachment::leave);
+            }
+            return;
+        }
         // Programs before what they are on, which may be gone already, with its
         // network namespace.
         if self.present.take().is_some() {

@@ -8,6 +8,7 @@ use crate::Destination;
 use crate::Mac;
 use crate::Mode;
 use crate::Offload;
+use crate::OnExit;
 use crate::Prefix;
 use crate::Service;
 use crate::bpf::ReasonCode;
@@ -70,9 +71,9 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident: $code:ident,)*) => {
         /// Packets by what became of them.
         ///
-        /// `not_*`, `other_host`, `neighbour_discovery` and `probe_answered` were passed to
-        /// the host's stack, `forwarded_*`, `probe_forwarded` and `*_replied` were sent, the
-        /// others dropped.
+        /// `not_*`, `other_host`, `neighbour_discovery`, `probe_answered` and `unattended`
+        /// were passed to the host's stack, `forwarded_*`, `probe_forwarded` and `*_replied`
+        /// were sent, the others dropped.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Reasons {
@@ -152,6 +153,9 @@ reasons! {
     probe_forwarded: XVS_PROBE_FORWARDED,
     /// Handed to the host: what a probe's packet was answered with.
     probe_answered: XVS_PROBE_ANSWERED,
+    /// Passed: no process saw to the balancer for longer than
+    /// [`OnExit::KeepFor`](crate::OnExit::KeepFor) allows.
+    unattended: XVS_UNATTENDED,
 }
 
 /// Why a destination gets traffic or does not.
@@ -324,6 +328,8 @@ pub struct Info {
     pub flows_limit: u32,
     /// The size of each service's hash table.
     pub table_size: u32,
+    /// What becomes of the data plane when the process is gone.
+    pub persist: OnExit,
     /// The mean time that the data plane spends on a packet, in nanoseconds,
     /// over a sample of the packets; `None` before the first sample.
     pub latency: Option<u64>,

@@ -2,12 +2,17 @@
 #![allow(unsafe_code, reason = "calls into libbpf")]
 
 use std::ffi::CStr;
+use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::path::PathBuf;
 
 use libbpf_rs::Program;
 
@@ -20,7 +25,18 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// A program on an interface, detached when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Attachment {
-    _link: OwnedFd,
+    link: OwnedFd,
+    /// Where the link is pinned: it lives as long as the pin.
+    pin: Option<PathBuf>,
+}
+
+/// What a pinned link is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkInfo {
+    /// The interface's index, 0 when it is gone.
+    pub(crate) ifindex: u32,
+    /// The id of the program.
+    pub(crate) program: u32,
 }
 
 impl Attachment {
@@ -43,12 +59,105 @@ impl Attachment {
                 &raw const options,
             )
         };
-        if result < 0 {
-            return Err(io::Error::from_raw_os_error(-result));
-        }
-        // SAFETY: the call made this descriptor for us.
-        Ok(Self { _link: unsafe { OwnedFd::from_raw_fd(result) } })
+        // SAFETY: if it is one, the call made this descriptor for us.
+        Ok(Self { link: unsafe { owned(result)? }, pin: None })
     }
+
+    /// Opens a pinned link, which stays as it is until it is [taken](Self::take).
+    pub(super) fn open(pin: &Path) -> io::Result<Self> {
+        let path = c_path(pin)?;
+        // SAFETY: the path ends with a zero.
+        let result = unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) };
+        // SAFETY: if it is one, the call made this descriptor for us.
+        Ok(Self { link: unsafe { owned(result)? }, pin: None })
+    }
+
+    /// Has the pin of a link that was opened go with this.
+    pub(crate) fn take(&mut self, pin: PathBuf) {
+        self.pin = Some(pin);
+    }
+
+    /// Pins the link: it stays when this process dies.
+    pub(crate) fn pin(&mut self, pin: PathBuf) -> io::Result<()> {
+        let path = c_path(&pin)?;
+        // What is there is that of an interface which had the index before.
+        let _ = fs::remove_file(&pin);
+        // SAFETY: the link is open, and the path ends with a zero.
+        let result = unsafe { libbpf_sys::bpf_obj_pin(self.link.as_raw_fd(), path.as_ptr()) };
+        let () = checked(result)?;
+        self.pin = Some(pin);
+        Ok(())
+    }
+
+    /// Lets the link live on, if it is pinned.
+    pub(crate) fn leave(&mut self) {
+        self.pin = None;
+    }
+
+    /// What it is on, and which program.
+    pub(crate) fn info(&self) -> io::Result<LinkInfo> {
+        let mut info = libbpf_sys::bpf_link_info::default();
+        let mut length = size_of::<libbpf_sys::bpf_link_info>() as u32;
+        // SAFETY: the record is as long as said.
+        let result = unsafe {
+            libbpf_sys::bpf_link_get_info_by_fd(
+                self.link.as_raw_fd(),
+                &raw mut info,
+                &raw mut length,
+            )
+        };
+        let () = checked(result)?;
+        if info.type_ != libbpf_sys::BPF_LINK_TYPE_XDP {
+            return Err(io::Error::other("it is no link of an XDP program"));
+        }
+        // SAFETY: the kernel has written the part of this type, and any octets are
+        // a number.
+        let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+        Ok(LinkInfo { ifindex, program: info.prog_id })
+    }
+
+    /// Puts another program in place of the one that is there: each packet gets one of
+    /// them.
+    pub(super) fn replace(&self, program: &OwnedFd) -> io::Result<()> {
+        // SAFETY: both are open, and no options are given.
+        let result = unsafe {
+            libbpf_sys::bpf_link_update(
+                self.link.as_raw_fd(),
+                program.as_raw_fd(),
+                std::ptr::null(),
+            )
+        };
+        checked(result)
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if let Some(pin) = &self.pin {
+            // Whoever removed it has detached the program.
+            let _ = fs::remove_file(pin);
+        }
+    }
+}
+
+/// The error that libbpf returns as a negative number.
+fn checked(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
+
+/// The descriptor that libbpf returned, unless it is an error.
+///
+/// # Safety
+///
+/// The descriptor is nobody else's.
+unsafe fn owned(result: i32) -> io::Result<OwnedFd> {
+    let () = checked(result)?;
+    // SAFETY: the caller's word.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 /// A program's name and id for people; the name needs CAP_SYS_ADMIN.

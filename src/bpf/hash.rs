@@ -56,6 +56,11 @@ impl<K: Record, V: Record> Hash<K, V> {
         }
     }
 
+    /// The keys there are.
+    pub(crate) fn keys(&self) -> Vec<K> {
+        self.map.keys().map(|octets| record(&octets)).collect()
+    }
+
     fn fault(&self, operation: &'static str, error: &libbpf_rs::Error) -> Error {
         map_fault(self.name, operation, error)
     }

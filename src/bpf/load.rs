@@ -13,8 +13,6 @@ use super::Directory;
 use super::Maps;
 use super::ProbePrograms;
 use super::kernel;
-use super::map_fault;
-use super::pin::PROGRAM;
 use super::skeleton::XvsSkelBuilder;
 use super::types::PATHS;
 use super::types::Settings;
@@ -31,29 +29,23 @@ pub(crate) struct Sizes {
     pub(crate) settings: Settings,
     pub(crate) table_blocks: u32,
     pub(crate) prefixes: u32,
+    pub(crate) possible_cpus: u32,
 }
 
-/// The loaded data plane. Its pins go when it does.
+/// The loaded data plane, and the folder of its pins.
 #[derive(Debug)]
 pub(crate) struct Dataplane {
     program: OwnedFd,
     probes: ProbePrograms,
-    directory: Option<Directory>,
+    directory: Directory,
 }
 
 impl Dataplane {
-    /// Loads the program and pins it with its maps.
+    /// Loads the programs with the maps that are pinned in the folder; those that are
+    /// not there are made and pinned.
     pub(crate) fn load(sizes: &Sizes, directory: Directory) -> Result<(Self, Maps)> {
-        match load_into(sizes, &directory) {
-            Ok((program, probes, maps)) => {
-                Ok((Self { program, probes, directory: Some(directory) }, maps))
-            }
-            Err(error) => {
-                // Nothing stays of what was pinned before it failed.
-                let _ = directory.remove();
-                Err(error)
-            }
-        }
+        let (program, probes, maps) = load_into(sizes, &directory)?;
+        Ok((Self { program, probes, directory }, maps))
     }
 
     /// Attaches to an interface in native or generic mode.
@@ -61,22 +53,28 @@ impl Dataplane {
         Attachment::new(&self.program, ifindex, mode)
     }
 
+    /// Puts the program in place of the one that a link has.
+    pub(crate) fn replace(&self, attachment: &Attachment) -> io::Result<()> {
+        attachment.replace(&self.program)
+    }
+
     /// The programs of the probe interface.
     pub(crate) const fn probes(&self) -> &ProbePrograms {
         &self.probes
     }
-}
 
-impl Drop for Dataplane {
-    fn drop(&mut self) {
-        if let Some(directory) = self.directory.take() {
-            // What cannot be removed now is removed by the next instance.
-            let _ = directory.remove();
-        }
+    /// The folder of the pins.
+    pub(crate) const fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Has the pins stay when this is dropped, or go.
+    pub(crate) const fn set_stays(&mut self, stays: bool) {
+        self.directory.set_stays(stays);
     }
 }
 
-/// Loads the program and pins everything in the folder.
+/// Loads the programs; what is not pinned in the folder comes to be.
 fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbePrograms, Maps)> {
     let fault = |error: libbpf_rs::Error| Error::Load { source: error.into() };
     let mut object = MaybeUninit::uninit();
@@ -100,7 +98,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbeProg
         // An LRU keeps free entries back for each CPU.
         (&mut maps.fragments, FRAGMENTS.max(256 * rows)),
         (&mut maps.nats, settings.destinations),
-        (&mut maps.cpus, rows),
+        (&mut maps.cpus, sizes.possible_cpus),
         (&mut maps.traffic, rows * settings.destinations),
         (&mut maps.service_refused, rows * settings.services),
         (&mut maps.vip_refused, rows * settings.services),
@@ -123,52 +121,17 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbeProg
         progs.xvs.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
         progs.xvs_locks.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
     }
-    let mut skeleton = open.load().map_err(fault)?;
-    let pinned = |map: &mut libbpf_rs::MapMut<'_>, name: &'static str| {
-        map.pin(directory.pin(name)).map_err(|error| map_fault(name, "pinning", &error))
-    };
-    let maps = &mut skeleton.maps;
-    for (map, name) in [
-        (&mut maps.instance, "instance"),
-        (&mut maps.interfaces, "interfaces"),
-        (&mut maps.cards, "cards"),
-        (&mut maps.gate, "gate"),
-        (&mut maps.flows4, "flows4"),
-        (&mut maps.flows6, "flows6"),
-        (&mut maps.tags4, "tags4"),
-        (&mut maps.tags6, "tags6"),
-        (&mut maps.flow_locks, "flow_locks"),
-        (&mut maps.destinations, "destinations"),
-        (&mut maps.tunnels, "tunnels"),
-        (&mut maps.service_ids, "service_ids"),
-        (&mut maps.service_hints, "service_hints"),
-        (&mut maps.services, "services"),
-        (&mut maps.tables, "tables"),
-        (&mut maps.vip_ids, "vip_ids"),
-        (&mut maps.fragments, "fragments"),
-        (&mut maps.ports, "ports"),
-        (&mut maps.frags_ports, "frags_ports"),
-        (&mut maps.icmp_sources, "icmp_sources"),
-        (&mut maps.programs, "programs"),
-        (&mut maps.probe_link, "probe_link"),
-        (&mut maps.nats, "nats"),
-        (&mut maps.probes, "probes"),
-        (&mut maps.probe_flows, "probe_flows"),
-        (&mut maps.port_devices, "port_devices"),
-        (&mut maps.cpus, "cpus"),
-        (&mut maps.traffic, "traffic"),
-        (&mut maps.service_refused, "service_refused"),
-        (&mut maps.vip_refused, "vip_refused"),
-        (&mut maps.prefixes, "prefixes"),
-        (&mut maps.destination_infos, "destination_infos"),
-        (&mut maps.gauges, "gauges"),
-        (&mut maps.retired, "retired"),
-    ] {
-        pinned(map, name)?;
+    for mut map in open.open_object_mut().maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        // Constants are the program's own.
+        if !name.ends_with(".rodata") {
+            let () = map.set_pin_path(directory.pin(&name)).map_err(fault)?;
+        }
     }
+    let mut skeleton = open.load().map_err(fault)?;
     let progs = &mut skeleton.progs;
     let program = if exchange { &mut progs.xvs } else { &mut progs.xvs_locks };
-    program.pin(directory.pin(PROGRAM)).map_err(fault)?;
+    let () = directory.pin_program(program)?;
     let maps = Maps::pinned(directory.path())?;
     let program = program
         .as_fd()

@@ -1,6 +1,9 @@
 //! All maps of an instance, from the loaded program or from their pins.
 
+use std::mem::offset_of;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use libbpf_rs::MapHandle;
 
@@ -11,6 +14,8 @@ use super::TableMemory;
 use super::map_fault;
 use super::types::*;
 use crate::Result;
+use crate::clock::now_tick;
+use crate::clock::ticks;
 
 /// The maps that the control plane and readers of an instance use.
 #[derive(Debug)]
@@ -88,5 +93,25 @@ impl Maps {
             gauges: array(path, "gauges")?,
             retired: array(path, "retired")?,
         })
+    }
+
+    /// The tick until which packets are forwarded without a process; 0: no limit.
+    pub(crate) fn lease(&self) -> u32 {
+        self.cpus.read(0).lease as u32
+    }
+
+    /// Sets it for all CPUs, while they count beside it.
+    pub(crate) fn set_lease(&self, tick: u32) {
+        const WORD: usize = offset_of!(Cpu, lease) / size_of::<u64>();
+        for row in 0..self.cpus.len() {
+            self.cpus.words(row)[WORD].store(tick.into(), Ordering::Release);
+        }
+    }
+
+    /// Lets packets be forwarded for so long from now on.
+    pub(crate) fn renew_lease(&self, time: Duration) {
+        // Ticks are counted whole, and 0 has a meaning of its own.
+        let until = now_tick().wrapping_add(ticks(time) + 1);
+        self.set_lease(until.max(1));
     }
 }

@@ -17,6 +17,7 @@ mod types;
 
 pub(crate) use array::Array;
 pub(crate) use attach::Attachment;
+pub(crate) use attach::LinkInfo;
 pub(crate) use attach::program_name;
 pub(crate) use decap::DecapProgram;
 pub(crate) use decap::ReasonCode as DecapReasonCode;

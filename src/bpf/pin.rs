@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
+use libbpf_rs::ProgramMut;
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::fcntl::FlockArg;
@@ -19,6 +20,8 @@ use nix::mount::mount;
 use nix::sys::statfs::BPF_FS_MAGIC;
 use nix::sys::statfs::statfs;
 
+use super::Attachment;
+use super::LinkInfo;
 use super::Maps;
 use super::types::InstanceRecord;
 use super::types::LAYOUT;
@@ -28,14 +31,22 @@ use crate::Result;
 /// Every instance is in a folder of this folder.
 const FOLDER: &str = "xvs";
 /// The pin of the program.
-pub(super) const PROGRAM: &str = "xvs";
+const PROGRAM: &str = "xvs";
+/// Where it is pinned before it takes the place of another.
+const NEXT_PROGRAM: &str = "xvs_next";
 /// The pin that tells the layout of the others.
 const DESCRIPTION: &str = "instance";
+/// What the pins of links to interfaces begin with; the index follows.
+const LINK: &str = "link_";
+/// The pins of the links to both ends of the probe interface.
+const PROBE_LINKS: [&str; 2] = ["link_probe_request", "link_probe_pass"];
 
 /// The folder of an instance, locked by the process that runs it.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    /// Whether its pins stay when this is dropped.
+    stays: bool,
     _lock: Flock<File>,
 }
 
@@ -82,7 +93,9 @@ impl Directory {
         // somebody else made it anew.
         let (ours, there) = (lock.metadata(), fs::metadata(&path));
         match (ours, there) {
-            (Ok(ours), Ok(there)) if ours.ino() == there.ino() => Ok(Self { path, _lock: lock }),
+            (Ok(ours), Ok(there)) if ours.ino() == there.ino() => {
+                Ok(Self { path, stays: true, _lock: lock })
+            }
             _ => Err(Error::InstanceBusy { instance: instance.to_owned(), process: None }),
         }
     }
@@ -97,23 +110,96 @@ impl Directory {
         self.path.join(name)
     }
 
+    /// Pins the program in place of the one that is there, for readers to see at any
+    /// moment one of them.
+    pub(super) fn pin_program(&self, program: &mut ProgramMut<'_>) -> Result<()> {
+        let (next, pin) = (self.pin(NEXT_PROGRAM), self.pin(PROGRAM));
+        // A process that was killed may have left it.
+        let _ = fs::remove_file(&next);
+        let pinned = program.pin(&next);
+        pinned.map_err(|error| fault(&next, io::Error::other(error.to_string())))?;
+        fs::rename(&next, &pin).map_err(|source| fault(&pin, source))
+    }
+
+    /// Has the pins stay when this is dropped, as they do at first, or go.
+    pub(crate) const fn set_stays(&mut self, stays: bool) {
+        self.stays = stays;
+    }
+
+    /// Where the link to an interface is pinned.
+    pub(crate) fn link_pin(&self, ifindex: u32) -> PathBuf {
+        self.pin(&format!("{LINK}{ifindex}"))
+    }
+
+    /// Where the links to the probe interface are pinned: that of the program for
+    /// requests, and that of the other end.
+    pub(crate) fn probe_pins(&self) -> [PathBuf; 2] {
+        PROBE_LINKS.map(|name| self.pin(name))
+    }
+
+    /// The pinned links to interfaces that are still there, in order of their index.
+    /// They stay as they are until they are taken.
+    pub(crate) fn links(&self) -> Result<Vec<(LinkInfo, Attachment)>> {
+        let mut links = Vec::new();
+        for name in self.names()? {
+            let index = name.strip_prefix(LINK).and_then(|index| index.parse::<u32>().ok());
+            let Some(index) = index else { continue };
+            let pin = self.pin(&name);
+            let opened = Attachment::open(&pin).and_then(|link| Ok((link.info()?, link)));
+            let (info, link) = opened.map_err(|source| fault(&pin, source))?;
+            if info.ifindex == index {
+                links.push((info, link));
+            }
+        }
+        links.sort_by_key(|(info, _)| info.ifindex);
+        Ok(links)
+    }
+
+    /// The pinned links to both ends of the probe interface, if they are there.
+    pub(crate) fn probe_links(&self) -> Option<[(LinkInfo, Attachment); 2]> {
+        let open = |pin: &PathBuf| {
+            let link = Attachment::open(pin).ok()?;
+            Some((link.info().ok()?, link))
+        };
+        let [request, pass] = &self.probe_pins();
+        Some([open(request)?, open(pass)?])
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let fault = |source| fault(&self.path, source);
+        let entries = fs::read_dir(&self.path).map_err(fault)?;
+        let name = |entry: io::Result<fs::DirEntry>| {
+            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+        };
+        let mut names: Vec<String> = entries.map(name).collect::<io::Result<_>>().map_err(fault)?;
+        names.sort();
+        Ok(names)
+    }
+
     /// Removes all pins; their names are returned.
     pub(crate) fn clear(&self) -> Result<Vec<String>> {
-        let fault = |source| fault(&self.path, source);
-        let mut removed = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(fault)? {
-            let entry = entry.map_err(fault)?;
-            fs::remove_file(entry.path()).map_err(fault)?;
-            removed.push(entry.file_name().to_string_lossy().into_owned());
+        let mut names = self.names()?;
+        // Nothing reaches the program any more when its maps go.
+        names.sort_by_key(|name| !name.starts_with(LINK));
+        for name in &names {
+            let pin = self.pin(name);
+            fs::remove_file(&pin).map_err(|source| fault(&pin, source))?;
         }
-        removed.sort();
-        Ok(removed)
+        names.sort();
+        Ok(names)
     }
 
     /// Removes the folder with all pins; their names are returned.
     pub(crate) fn remove(self) -> Result<Vec<String>> {
         // The folder itself goes when this is dropped, still locked.
         self.clear()
+    }
+
+    /// Removes what is left in the folder; what is pinned from now on goes with this.
+    pub(crate) fn start_anew(&mut self) -> Result<()> {
+        let _ = self.clear()?;
+        self.stays = false;
+        Ok(())
     }
 
     /// The names of the instances there are.
@@ -134,6 +220,10 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
+        if !self.stays {
+            // What cannot be removed now is removed by the next instance.
+            let _ = self.clear();
+        }
         // Neither is removed while there is something in it.
         let _ = fs::remove_dir(&self.path);
         if let Some(parent) = self.path.parent() {

@@ -89,6 +89,13 @@ impl ProbePrograms {
         Attachment::new(&self.request, ifindex, Mode::Generic)
     }
 
+    /// Puts the programs in place of those that the links of the inner end and of the
+    /// host's have.
+    pub(crate) fn replace(&self, [request, pass]: [&Attachment; 2]) -> io::Result<()> {
+        let () = request.replace(&self.request)?;
+        pass.replace(&self.pass)
+    }
+
     /// Attaches to the host's end, natively: the kernel gives it frames of native
     /// programs only if it has one.
     pub(crate) fn attach_pass(&self, ifindex: u32) -> io::Result<Attachment> {

@@ -85,6 +85,15 @@ impl TableMemory {
         Ok(())
     }
 
+    /// Whether there is a block of this number.
+    pub(crate) fn has(&self, number: u32) -> Result<bool> {
+        if number >= self.map.max_entries() {
+            return Ok(false);
+        }
+        let block = self.map.lookup(&number.to_ne_bytes(), MapFlags::ANY);
+        Ok(block.map_err(|error| fault("lookup", &error))?.is_some())
+    }
+
     /// Writes the entries of a table.
     pub(crate) fn write(&self, table: u32, slots: &[u32]) -> Result<()> {
         let (block, first) = self.locate(table)?;

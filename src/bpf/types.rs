@@ -94,7 +94,7 @@ records! {
     Gate: 9272,
     Gauge: 16,
     CardsRecord: 2048,
-    InstanceRecord: 208,
+    InstanceRecord: 216,
     InterfacesRecord: 1536,
     NatRecord: 32,
     PrefixRecord: 80,

@@ -1,5 +1,6 @@
 //! Small numbers that name things in the data plane.
 
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,15 @@ pub(super) struct Ids {
 impl Ids {
     pub(super) const fn new(limit: u32) -> Self {
         Self { limit, fresh: 1, unused: Vec::new(), freed: VecDeque::new() }
+    }
+
+    /// The same with some of them given away. What others have had is not known.
+    pub(super) fn with_taken(limit: u32, taken: &BTreeSet<u32>) -> Self {
+        let fresh = taken.last().map_or(1, |last| last + 1);
+        let now = Instant::now();
+        let free = (1..fresh).filter(|id| !taken.contains(id));
+        let freed = free.map(|id| (now, id)).collect();
+        Self { limit, fresh, unused: Vec::new(), freed }
     }
 
     /// A number that nothing has; `None` when all are taken. Numbers are
@@ -80,6 +90,16 @@ mod tests {
         );
         assert_eq!(ids.left(), 0);
     }
+
+    #[test]
+    fn numbers_that_are_taken_over_are_not_given_again() {
+        let mut ids = Ids::with_taken(5, &BTreeSet::from([2, 4]));
+        assert_eq!(ids.left(), 3);
+        let all: Vec<Option<u32>> = (0..4).map(|_| ids.take()).collect();
+        assert_eq!(all, [Some(5), Some(1), Some(3), None]);
+        assert_eq!(Ids::with_taken(2, &BTreeSet::new()).take(), Some(1));
+    }
+
     #[test]
     fn numbers_rest_if_something_had_them() {
         let mut ids = Ids::new(2);

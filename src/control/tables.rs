@@ -1,6 +1,7 @@
 //! Lookup tables in the data plane: written whole, swapped by one word of the
 //! service's record, written over when no packet can be using them.
 
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
@@ -67,19 +68,35 @@ impl Tables {
         blocks
     }
 
+    /// Takes the memory that there is over, in which services have these tables.
+    pub(super) fn take(&mut self, used: &BTreeSet<u32>) -> Result<()> {
+        while self.made < self.limit && self.maps.tables.has(self.blocks + 1)? {
+            let block = self.next_block();
+            self.fresh.extend(block.filter(|table| !used.contains(table)));
+        }
+        Ok(())
+    }
+
+    /// Whether a table is the one over these destinations.
+    pub(super) fn is_of(&mut self, table: u32, entries: &[Entry]) -> bool {
+        if entries.is_empty() || table == 0 {
+            return entries.is_empty() && table == 0;
+        }
+        let slots = self.slots(entries);
+        (0..).zip(slots.chunks(CHUNK as usize)).all(|(chunk, slots)| {
+            let found = self.maps.tables.read(table, chunk);
+            found.is_ok_and(|found| found.slot[..slots.len()] == *slots)
+        })
+    }
+
     /// Writes a table over these destinations and returns its number: 0, which
     /// is no table, when there are none.
     pub(super) fn build(&mut self, entries: &[Entry]) -> Result<u32> {
         if entries.is_empty() {
             return Ok(0);
         }
-        let members: Vec<Member> = entries.iter().map(|(member, _)| *member).collect();
-        if self.last.0 != members {
-            let table = maglev::table(self.size, self.key, &members);
-            self.last = (members, table);
-        }
-        let slots: Vec<u32> = self.last.1.iter().map(|i| entries[*i as usize].1).collect();
-        let number = self.take()?;
+        let slots = self.slots(entries);
+        let number = self.take_number()?;
         let written = self.maps.tables.write(number, &slots);
         if written.is_err() {
             self.retire(number);
@@ -87,9 +104,19 @@ impl Tables {
         written.map(|()| number)
     }
 
+    /// The slots of a table over these destinations, which are not none.
+    fn slots(&mut self, entries: &[Entry]) -> Vec<u32> {
+        let members: Vec<Member> = entries.iter().map(|(member, _)| *member).collect();
+        if self.last.0 != members {
+            let table = maglev::table(self.size, self.key, &members);
+            self.last = (members, table);
+        }
+        self.last.1.iter().map(|i| entries[*i as usize].1).collect()
+    }
+
     /// Room for a table. What was freed long enough ago comes first, so that
     /// there is no more memory than was needed at a time.
-    fn take(&mut self) -> Result<u32> {
+    fn take_number(&mut self) -> Result<u32> {
         if self.old.front().is_none_or(|(since, _)| since.elapsed() < GRACE) {
             if self.fresh.is_empty() && self.made < self.limit {
                 let grown = self.grow();
@@ -111,13 +138,26 @@ impl Tables {
     /// Makes the next block.
     fn grow(&mut self) -> Result<()> {
         let number = self.blocks + 1;
-        let tables = block_tables(number).min(self.limit - self.made);
         let chunks = self.size.div_ceil(CHUNK);
-        self.maps.tables.make(number, tables * chunks)?;
+        self.maps.tables.make(number, self.block_tables(number) * chunks)?;
+        let block = self.next_block();
+        self.fresh.extend(block);
+        Ok(())
+    }
+
+    /// How many tables the next block, which has this number, is made for.
+    fn block_tables(&self, number: u32) -> u32 {
+        block_tables(number).min(self.limit - self.made)
+    }
+
+    /// Counts the next block in; the numbers of its tables, the last one first.
+    fn next_block(&mut self) -> impl Iterator<Item = u32> + use<> {
+        let number = self.blocks + 1;
+        let tables = self.block_tables(number);
+        let chunks = self.size.div_ceil(CHUNK);
         self.blocks = number;
         self.made += tables;
-        self.fresh.extend((0..tables).rev().map(|i| table_number(number, i * chunks)));
-        Ok(())
+        (0..tables).rev().map(move |i| table_number(number, i * chunks))
     }
 
     /// Lets a table go that no service's record names any more.

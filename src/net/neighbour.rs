@@ -72,10 +72,15 @@ impl Net {
         self.try_release(index, address).map_err(netlink("request to release a neighbour"))
     }
 
+    /// Takes the `keep` of another process over: [`release`](Self::release) ends it.
+    pub(crate) fn adopt(&mut self, index: u32, address: IpAddr) {
+        self.kept.entry((index, address)).or_insert(Origin::Found);
+    }
+
     /// Undoes the `keep` of a process that has died: the entry is managed no
     /// longer.
     pub(crate) fn disown(&mut self, index: u32, address: IpAddr) -> Result<()> {
-        self.kept.entry((index, address)).or_insert(Origin::Found);
+        self.adopt(index, address);
         self.release(index, address)
     }
 

@@ -160,6 +160,27 @@ impl Net {
         made
     }
 
+    /// The pair of these names that is there, if both ends are.
+    pub(crate) fn probe_pair(
+        &mut self,
+        wanted: &ProbePair,
+        observed: &Snapshot,
+    ) -> Result<Option<ProbeEnds>> {
+        let mut find = |name: &String| {
+            let found = self.find(name).map_err(netlink("request for an interface"))?;
+            let veth = found.filter(Found::is_veth);
+            Ok(veth.map(|veth| End { index: veth.index, mac: mac(name) }))
+        };
+        let (host, wire) = (find(&wanted.host)?, find(&wanted.wire)?);
+        Ok(host.zip(wire).map(|(host, wire)| {
+            let own = |address| {
+                let mut all = observed.addresses.iter();
+                all.any(|own| own.index == host.index && own.address == IpAddr::V6(address))
+            };
+            ProbeEnds { host, wire, v6: wanted.v6.is_some_and(|(address, _)| own(address)) }
+        }))
+    }
+
     /// Deletes a pair for probes by the name of its host end; returns whether there
     /// was a veth of that name.
     pub(crate) fn remove_probe_pair(&mut self, host: &str) -> Result<bool> {

@@ -17,6 +17,7 @@ use xvs::Client;
 use xvs::Config;
 use xvs::Destination;
 use xvs::Mode;
+use xvs::OnExit;
 use xvs::Options;
 use xvs::Prefix;
 use xvs::Protocol;
@@ -32,7 +33,8 @@ use running::Balancer;
 /// Every port of every VIP becomes a service with all the RIPs (the real
 /// servers) as destinations. `ready` is printed once every destination is
 /// resolved and every service forwards. What needs attention goes to standard
-/// error. At the end a summary is printed and the host is left as it was.
+/// error. At the end a summary is printed and the host is left as it was, unless
+/// `--persist` says that the data plane goes on.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Commands on standard input, one per line, each answered by `ok` or `error: ...`:
@@ -125,6 +127,18 @@ pub struct Args {
     /// The same for IPv6 VIPs (default fd6b:9f3c:e1a7:255::/64)
     #[arg(long, value_name = "PREFIX")]
     nat6: Option<Prefix>,
+
+    /// Have the data plane go on when this process is gone, for so many seconds or
+    /// without end; the next one of the instance takes it over, `xvsctl detach` ends it
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "forever",
+        value_parser = persistence
+    )]
+    persist: Option<OnExit>,
 
     /// Stop after this time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -305,6 +319,11 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+/// `forever`, or a number of seconds.
+fn persistence(text: &str) -> Result<OnExit, String> {
+    if text == "forever" { Ok(OnExit::Keep) } else { seconds(text).map(OnExit::KeepFor) }
+}
+
 pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let options = options(args, global)?;
     let services = services(args)?;
@@ -317,6 +336,8 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     for service in &services {
         client.set_service(service, &destinations)?;
     }
+    // What another process balanced besides is not wanted any more.
+    let _ = client.remove_inherited()?;
     let mut balancer = Balancer::new(client, services, destinations, args.json);
     let cause = balancer.serve(&signals, args.duration)?;
     balancer.summarize(cause)?;
@@ -347,6 +368,9 @@ fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
     for gateway in &args.routes {
         let vlan = gateway.vlan(&options.config)?;
         options = options.route(gateway.prefix, vlan, gateway.address);
+    }
+    if let Some(on_exit) = args.persist {
+        options = options.persist(on_exit);
     }
     if let Some(pause) = args.attach_pause {
         options = options.attach_pause(pause);

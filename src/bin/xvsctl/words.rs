@@ -144,7 +144,7 @@ impl fmt::Display for Outcome {
 }
 
 pub fn outcome(reason: &str) -> Outcome {
-    let passed = ["other_host", "neighbour_discovery", "probe_answered"];
+    let passed = ["other_host", "neighbour_discovery", "probe_answered", "unattended"];
     if reason.starts_with("not_") || passed.contains(&reason) {
         Outcome::Passed
     } else if reason.starts_with("forwarded_") || reason == "probe_forwarded" {
@@ -187,6 +187,7 @@ pub fn reason(name: &str) -> &'static str {
         }
         "probe_forwarded" => "a probe of this host's to a NAT address",
         "probe_answered" => "an answer to a probe; the host's stack has it",
+        "unattended" => "no process sees to the balancer; start it again",
         _ => "",
     }
 }

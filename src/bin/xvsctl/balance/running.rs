@@ -293,6 +293,7 @@ fn event_object(event: &Event) -> Value {
         Event::PathMtu { server, mtu } => {
             json!({"event": "path_mtu", "server": server, "mtu": mtu})
         }
+        Event::TakenOver { process } => json!({"event": "taken_over", "process": process}),
         Event::EventsLost => json!({"event": "events_lost"}),
         Event::Failed(_) => json!({"event": "failed"}),
         _ => json!({"event": "other"}),
