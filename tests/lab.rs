@@ -14,6 +14,8 @@ mod random;
 mod server;
 #[path = "common/sniffer.rs"]
 mod sniffer;
+#[path = "common/talk.rs"]
+mod talk;
 #[path = "common/xdp.rs"]
 mod xdp;
 #[path = "common/xvsctl.rs"]
