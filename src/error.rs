@@ -237,8 +237,8 @@ impl fmt::Display for Error {
             ),
             Self::Layout { path, found, expected } => write!(
                 f,
-                "{} was made by another version (layout {found}, this one is {expected}); \
-                 stop its process, then `xvsctl detach` removes it",
+                "{} was made by another version (layout {found}, this one is {expected}), which \
+                 can take it over; when its process is stopped, `xvsctl detach` removes it",
                 path.display()
             ),
             Self::InstanceBusy { instance, process: Some(process) } => {

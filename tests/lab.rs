@@ -19,6 +19,7 @@ mod talk;
 #[path = "common/xdp.rs"]
 mod xdp;
 #[path = "common/xvsctl.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
 mod xvsctl;
 
 #[path = "lab/affinity.rs"]

@@ -25,3 +25,11 @@ mod xvsctl;
 
 #[path = "persist/cycles.rs"]
 mod cycles;
+#[path = "persist/exits.rs"]
+mod exits;
+#[path = "persist/inherited.rs"]
+mod inherited;
+#[path = "persist/killed.rs"]
+mod killed;
+#[path = "persist/refusals.rs"]
+mod refusals;

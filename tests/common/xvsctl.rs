@@ -2,8 +2,10 @@
 
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::Write;
 use std::path::Path;
 use std::process::Child;
+use std::process::ChildStdin;
 use std::process::Command;
 use std::process::ExitStatus;
 use std::process::Stdio;
@@ -28,6 +30,7 @@ pub fn program() -> &'static Path {
 /// `xvsctl balance --json` for all backends, killed when dropped.
 pub struct Balance {
     child: Child,
+    input: ChildStdin,
     events: Receiver<Value>,
 }
 
@@ -47,11 +50,12 @@ impl Balance {
         let mut child = lab.lb.enter(|| {
             Command::new(&words[0])
                 .args(&words[1..])
-                .stdin(Stdio::null())
+                .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
                 .expect("the program starts")
         });
+        let input = child.stdin.take().expect("it is piped");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let (told, events) = mpsc::channel();
         thread::spawn(move || {
@@ -59,7 +63,7 @@ impl Balance {
                 let _ = told.send(serde_json::from_str(&line).expect("each line is JSON"));
             }
         });
-        Self { child, events }
+        Self { child, input, events }
     }
 
     /// The process.
@@ -78,6 +82,11 @@ impl Balance {
                 return event;
             }
         }
+    }
+
+    /// Says something on its standard input.
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").expect("it is there");
     }
 
     /// Sends a signal.
