@@ -13,10 +13,10 @@ use crate::global::Global;
 
 /// Remove what an instance whose process is dead left behind
 ///
-/// Its program was detached when the process died; the pins of its maps and the
-/// interface for probes go now, and the receive offloads that it had turned off are turned on again, in
-/// this network namespace. An instance whose process lives is left alone: stop
-/// the process.
+/// Its programs are detached, if they go on forwarding without it; the pins of its
+/// maps and the interface for probes go, and the receive offloads that it had turned
+/// off are turned on again, in this network namespace. An instance whose process lives
+/// is left alone: stop the process.
 #[derive(clap::Args)]
 pub struct Args {
     /// Print JSON

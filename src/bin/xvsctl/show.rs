@@ -12,6 +12,7 @@ use xvs::Flow;
 use xvs::Info;
 use xvs::Instance;
 use xvs::Interface;
+use xvs::OnExit;
 use xvs::ServiceExtended;
 use xvs::ServiceStatus;
 use xvs::Vip;
@@ -198,10 +199,20 @@ fn info_object(info: &Info, vips: &[Vip], links: &Links) -> Value {
         "flows": info.flows,
         "flows_limit": info.flows_limit,
         "table_size": info.table_size,
+        "persist_seconds": persist_seconds(info.persist),
         "latency_ns": info.latency,
         "stats": output::stats(&info.stats),
         "vips": vips,
     })
+}
+
+/// How long the data plane goes on without a process: 0 for not at all, null for no end.
+fn persist_seconds(persist: OnExit) -> Value {
+    match persist {
+        OnExit::Detach => json!(0.0),
+        OnExit::Keep => Value::Null,
+        OnExit::KeepFor(time) => json!(time.as_secs_f64()),
+    }
 }
 
 fn service_object(service: &ServiceExtended) -> Value {
@@ -297,6 +308,12 @@ fn info_table(info: &Info, vips: &[Vip], links: &Links, out: &mut impl Write) ->
         "instance".to_owned(),
         format!("{}, process {}{gone}, up {uptime}", info.instance, info.process),
     )];
+    let without = match info.persist {
+        OnExit::Detach => "detached".to_owned(),
+        OnExit::Keep => "goes on forwarding".to_owned(),
+        OnExit::KeepFor(time) => format!("goes on forwarding for {}", words::time(time)),
+    };
+    rows.push(("without it".to_owned(), without));
     for interface in &info.interfaces {
         rows.push(("interface".to_owned(), interface_line(interface, links)));
     }
