@@ -39,7 +39,7 @@ fn take_over(lab: &Lab) -> Client {
 }
 
 /// Everything that is told, but for what traffic changes.
-fn told(client: &Client) -> Vec<(Service, Vec<(Destination, DestinationStatus, Way)>)> {
+fn told(client: &Client) -> Vec<(Service, Vec<Told>)> {
     let way =
         |d: &DestinationExtended| (d.mac.map(|mac| mac.to_string()), d.interface, d.mtu, d.source);
     let all = client.all().expect("it can be read");
@@ -49,7 +49,9 @@ fn told(client: &Client) -> Vec<(Service, Vec<(Destination, DestinationStatus, W
         .collect()
 }
 
+/// MAC address, interface, MTU and source.
 type Way = (Option<String>, Option<u32>, Option<u32>, Option<IpAddr>);
+type Told = (Destination, DestinationStatus, Way);
 
 #[test]
 fn all_of_it_is_found_as_it_was() {
