@@ -32,6 +32,8 @@ struct flow {
 	/* The flow's place, or one whose flow is dead; NOWHERE if neither. */
 	__u64 place;
 	__u64 owner; /* of the place */
+	/* What may be stored of the service, once it is asked for. */
+	struct xvs_inflow *inflow;
 };
 
 /* The destination of a slot; who has it goes into the packet, read at once. */
@@ -244,17 +246,9 @@ static __always_inline __u32 flow_silence(struct packet *p, __u32 meta)
 	return silence > SEEN_MASK - XVS_TICKS_AHEAD ? 0 : silence;
 }
 
-/* Whether of late more packets were to store their flow than had one. Those
- * that were not drawn (bpf/flow_store.h) do not count: a connection's would
- * keep the flood alive that kept it out.
- */
+/* Of late more packets had no flow than had one if there are many misses. */
 #define MISSES_MANY 32
 #define MISSES_MOST 64
-
-static __always_inline bool flow_flood(struct packet *p)
-{
-	return p->cpu->misses > MISSES_MANY;
-}
 
 static __always_inline void flow_missed(struct packet *p)
 {
@@ -274,7 +268,7 @@ static __always_inline void flow_hit(struct packet *p)
  */
 static __always_inline bool flow_unlikely(struct packet *p)
 {
-	return is_syn(p) || flow_flood(p);
+	return is_syn(p) || p->cpu->misses > MISSES_MANY;
 }
 
 /* The flow's destination while the flow lives, or NULL. */

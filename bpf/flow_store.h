@@ -6,23 +6,28 @@
 #ifndef XVS_FLOW_STORE_H
 #define XVS_FLOW_STORE_H
 
-/* In a flood one packet in so many stores its flow, drawn by lot: to store one
- * waits for memory that no cache has, and to take another's place costs more
- * than all else. A flow that lasts has many packets, a flood has many flows;
- * and packets can keep step with whatever is only counted.
+/* Finds how many flows the packet's service may store in this tick. To store
+ * one waits for memory that no cache has, and takes other flows' places once the
+ * table is full; so a flood for one service costs the others neither.
  */
-#define STORE_SHIFT 4
-
-/* A linear congruential generator (Knuth), which bpf_get_prandom_u32 takes ten
- * times as long as; the hash is a secret, and so is what they make together.
- */
-static __always_inline bool flow_drawn(struct packet *p, struct flow *flow)
+static __always_inline void flow_admit(struct packet *p, struct flow *flow)
 {
-	if (!flow_flood(p))
-		return true;
-	p->cpu->lot =
-		p->cpu->lot * 6364136223846793005ULL + 1442695040888963407ULL;
-	return !((p->cpu->lot + flow->hash) >> (64 - STORE_SHIFT));
+	__u32 id = p->service;
+	__u32 index = p->row * settings.services + id;
+	struct xvs_service *service;
+	struct xvs_inflow *inflow;
+
+	inflow = bpf_map_lookup_elem(&inflows, &index);
+	if (!inflow)
+		return;
+	flow->inflow = inflow;
+	if (inflow->tick == p->now)
+		return;
+	service = bpf_map_lookup_elem(&services, &id);
+	if (!service)
+		return;
+	inflow->tick = p->now;
+	inflow->left = READ_ONCE(service->new_flows);
 }
 
 /* Reads the first bucket of a flow that is going to be stored there, as most
@@ -32,7 +37,8 @@ static __always_inline void flow_expect(struct packet *p, struct flow *flow)
 {
 	__u32 start = flow_start1(flow);
 
-	if (!flow->group || tags_flows(flow->seen) >= XVS_FLOW_CROWDED)
+	if (!flow->inflow || !flow->inflow->left || !flow->group ||
+	    tags_flows(flow->seen) >= XVS_FLOW_CROWDED)
 		return;
 	READ_ONCE(flow_place(p, flow, start)->owner);
 	if (p->version == 6)
@@ -193,12 +199,27 @@ static __always_inline __u64 flow_rank(struct packet *p, __u64 owner,
 	return (flow_silence(p, meta) + 1ULL) << (12 - 4 * age);
 }
 
+/* Whether the flow in a place lives, as far as can be told without its hash. */
+static __always_inline bool flow_lives(struct packet *p, __u64 owner,
+				       __u32 meta)
+{
+	__u32 slot = owner & SLOT_MASK;
+	struct xvs_destination *d;
+
+	d = bpf_map_lookup_elem(&destinations, &slot);
+	if (!d || !d->service)
+		return false;
+	return flow_silence(p, meta) <=
+	       (meta & XVS_FLOW_CLOSING ? d->closing : d->idle);
+}
+
 /* Takes the place of another flow, unless all have as much right to stay. */
 static __always_inline void flow_replace(struct packet *p, struct flow *flow)
 {
 	__u64 best = RANK_NEW;
 	__u64 found = NOWHERE;
 	__u64 seen = 0;
+	__u32 lived;
 	int i;
 
 #pragma unroll
@@ -223,15 +244,23 @@ static __always_inline void flow_replace(struct packet *p, struct flow *flow)
 		return;
 	flow->place = found;
 	flow->owner = seen;
+	lived = flow_lives(p, seen,
+			   READ_ONCE(flow_place(p, flow, found)->meta));
 	flow_take(p, flow);
+	p->cpu->replaced += lived & p->stored;
 }
 
-/* Stores the flow of a packet that has its destination, and was drawn. */
+/* Stores the flow of a packet that has its destination, if its service may. */
 static __always_inline void flow_store(struct packet *p, struct flow *flow)
 {
 	flow_missed(p);
-	if (!flow->group || !flow->tags)
+	if (!flow->inflow || !flow->group || !flow->tags)
 		return;
+	if (!flow->inflow->left) {
+		flow->inflow->limited++;
+		return;
+	}
+	flow->inflow->left--;
 	if (flow->place != NOWHERE) {
 		flow_take(p, flow);
 		return;

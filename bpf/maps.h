@@ -264,6 +264,14 @@ struct {
 	__type(value, struct xvs_refused);
 } vip_refused SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_inflow);
+} inflows SEC(".maps");
+
 /* What follows is written by the control plane for readers of the instance;
  * no packet touches it.
  */

@@ -49,6 +49,7 @@ struct packet {
 	/* Where it goes, once chosen; its reason says why. */
 	struct xvs_destination *destination;
 	__u32 verdict; /* enum xdp_action, of a packet forwarded */
+	__u32 row;     /* of this CPU's counters */
 	/* Whether the kernel has atomic exchanges: known when compiled. */
 	bool exchange;
 	/* Has what few steps ask for, too: stack is scarce. */

@@ -33,9 +33,9 @@ static __always_inline void count_refused(void *map, __u32 row, __u32 id,
 		refused->reasons[reason]++;
 }
 
-static __always_inline void count_traffic(struct packet *p, __u32 row)
+static __always_inline void count_traffic(struct packet *p)
 {
-	__u32 index = row * settings.destinations + p->slot;
+	__u32 index = p->row * settings.destinations + p->slot;
 	struct xvs_traffic *t = bpf_map_lookup_elem(&traffic, &index);
 
 	if (!t)

@@ -56,7 +56,6 @@ static __always_inline int balance(struct packet *p)
 {
 	struct xvs_destination *d;
 	struct flow flow = {};
-	bool store;
 
 	d = flow_find(p, &flow);
 	p->service = d ? p->owner : service_find(p);
@@ -75,9 +74,10 @@ static __always_inline int balance(struct packet *p)
 		p->destination = d;
 		return XVS_FORWARDED_FLOW;
 	}
-	store = !is_syn(p) && flow_drawn(p, &flow);
-	if (store)
+	if (!is_syn(p)) {
+		flow_admit(p, &flow);
 		flow_expect(p, &flow);
+	}
 	d = choose(p);
 	if (!d || !d->way.ifindex)
 		return XVS_NO_DESTINATION;
@@ -87,8 +87,7 @@ static __always_inline int balance(struct packet *p)
 		flow_delete(p, &flow);
 		return XVS_FORWARDED_SYN;
 	}
-	if (store)
-		flow_store(p, &flow);
+	flow_store(p, &flow);
 	return XVS_FORWARDED_NEW;
 }
 
@@ -159,7 +158,7 @@ static __always_inline int process_frame(struct xdp_md *ctx, struct packet *p)
 
 /* Counts the packet under its reason and gives the verdict. */
 static __always_inline int conclude(struct xdp_md *ctx, struct packet *p,
-				    __u32 row, int reason)
+				    int reason)
 {
 	__u32 vip;
 
@@ -172,12 +171,12 @@ static __always_inline int conclude(struct xdp_md *ctx, struct packet *p,
 	case XVS_FORWARDED_SYN:
 	case XVS_FORWARDED_FRAGMENT:
 	case XVS_FORWARDED_ICMP:
-		count_traffic(p, row);
+		count_traffic(p);
 		count_reason(p, reason);
 		return p->verdict;
 	default:
 		if (p->service) {
-			count_refused(&service_refused, row, p->service,
+			count_refused(&service_refused, p->row, p->service,
 				      settings.services, reason);
 			break;
 		}
@@ -189,7 +188,7 @@ static __always_inline int conclude(struct xdp_md *ctx, struct packet *p,
 			reason = XVS_NOT_VIP;
 			break;
 		}
-		count_refused(&vip_refused, row, vip, settings.services,
+		count_refused(&vip_refused, p->row, vip, settings.services,
 			      reason);
 	}
 	if (reason == XVS_NOT_VIP && is_for_answers(ctx, p))
@@ -213,9 +212,9 @@ static __always_inline int conclude(struct xdp_md *ctx, struct packet *p,
 
 static __always_inline int run(struct xdp_md *ctx, bool exchange)
 {
-	struct packet packet = { .exchange = exchange };
 	__u32 cpu = bpf_get_smp_processor_id();
 	__u32 row = counter_row(cpu);
+	struct packet packet = { .exchange = exchange, .row = row };
 	int verdict;
 
 	packet.cpu = bpf_map_lookup_elem(&cpus, &cpu);
@@ -227,7 +226,7 @@ static __always_inline int run(struct xdp_md *ctx, bool exchange)
 		clock_set(packet.cpu, packet.cpu->began);
 	}
 
-	verdict = conclude(ctx, &packet, row, process_frame(ctx, &packet));
+	verdict = conclude(ctx, &packet, process_frame(ctx, &packet));
 
 	/* A variable for this would take stack on the whole way. */
 	if (!(packet.cpu->packets++ % SAMPLE)) {

@@ -220,10 +220,19 @@ struct xvs_service {
 	__u8 address[16];
 	__be16 port;
 	__u8 protocol;
-	__u8 pad1[5];
-	__u64 idle_ns; /* as configured, for readers */
+	__u8 pad1;
+	__u32 new_flows; /* that each CPU stores in a tick, at most */
+	__u64 idle_ns;	 /* as configured, for readers */
 	__u64 closing_ns;
 	__u8 pad2[8];
+};
+
+/* The flows of one service that one CPU may store. */
+struct xvs_inflow {
+	/* In this tick so many are left of the service's new flows. */
+	__u32 tick;
+	__u32 left;
+	__u64 limited; /* packets that stored no flow, as none was left */
 };
 
 /* How frames leave for a neighbour. */
@@ -428,9 +437,8 @@ struct xvs_cpu {
 	__u64 samples;
 	__u64 icmp_next; /* ns when the next ICMP error is due */
 	__u64 clock;	 /* ns of CLOCK_MONOTONIC when jiffies were 0 */
-	__u64 misses;	 /* how many packets of late were to store a flow */
+	__u64 misses;	 /* how many packets of late had no flow */
 	__u64 zero;	 /* for the verifier it can be anything */
-	__u64 lot;	 /* drawn last, for a flow to be stored */
 	__u64 began;	 /* ns when the last sampled packet came */
 	/* The tick until which packets are forwarded unless a process says so
 	 * again; 0: until further notice. Written by the control plane.
@@ -439,8 +447,9 @@ struct xvs_cpu {
 	/* Of the packet that is on its way. */
 	__u32 fragment_id;
 	__u32 fragment_protocol;
-	__u32 more;   /* 1: more fragments follow */
-	__u32 stored; /* flows stored for it */
+	__u32 more;	/* 1: more fragments follow */
+	__u32 stored;	/* flows stored for it */
+	__u64 replaced; /* flows that lived and lost their place */
 	__u64 pad[4];
 };
 
@@ -494,6 +503,8 @@ struct xvs_retired {
 	struct xvs_refused refused;
 	/* What the id had counted before it was this service's or VIP's. */
 	struct xvs_refused base;
+	__u64 limited; /* as in struct xvs_inflow */
+	__u64 limited_base;
 };
 
 /* What network cards do to packets on reception that XDP cannot have: bits. */
@@ -583,6 +594,7 @@ struct xvs_prefix {
 
 _Static_assert(XVS_REASONS <= XVS_REASON_ROOM, "reasons have room");
 _Static_assert(sizeof(struct xvs_service) == 64, "one cache line");
+_Static_assert(sizeof(struct xvs_inflow) == 16, "none lies in two cache lines");
 _Static_assert(sizeof(struct xvs_destination) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_tunnel) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_traffic) == 64, "one cache line");

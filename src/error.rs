@@ -45,6 +45,8 @@ pub enum Error {
     InvalidProtocol { protocol: String },
     /// A time of the service is out of range.
     InvalidTimeout { service: ServiceKey, name: &'static str, value: Duration },
+    /// The limit of new flows is 0 or over the greatest.
+    InvalidNewFlows { service: ServiceKey, new_flows: u32 },
     /// The address cannot be a real server's.
     InvalidDestination { address: IpAddr, reason: &'static str },
     /// The weight is 0 or over the limit.
@@ -166,6 +168,11 @@ impl fmt::Display for Error {
             Self::InvalidTimeout { service, name, value } => {
                 write!(f, "service {service}: {name} of {value:?} is not from 1 second to 30 days")
             }
+            Self::InvalidNewFlows { service, new_flows } => write!(
+                f,
+                "service {service}: new_flows of {new_flows} is not from 1 to {}",
+                crate::MAX_NEW_FLOWS
+            ),
             Self::InvalidDestination { address, reason } => {
                 write!(f, "{address} cannot be a destination: {reason}")
             }

@@ -105,12 +105,13 @@ impl Instance {
         }
         // What happened to foreign packets is known of all packets only.
         stats.reasons = Default::default();
-        let (mut time, mut samples) = (0, 0);
+        let (mut time, mut samples, mut flows_replaced) = (0, 0, 0);
         for row in 0..self.maps.cpus.len() {
             let cpu = self.maps.cpus.read(row);
             stats.reasons.add_counts(&cpu.reasons);
             time += cpu.sample_ns;
             samples += cpu.samples;
+            flows_replaced += cpu.replaced;
         }
         Info {
             instance: self.name.clone(),
@@ -123,6 +124,7 @@ impl Instance {
             destinations_limit: record.settings.destinations - 1,
             flows: u64::from(self.maps.gauges.read(0).flows),
             flows_limit: record.flows,
+            flows_replaced,
             table_size: record.settings.table_size,
             persist: OnExit::from_keep_ns(record.keep_ns),
             latency: u64::checked_div(time, samples),
@@ -388,7 +390,8 @@ impl ServiceRecord {
         let service = Service::new(address, u16::from_be(self.port), protocol)
             .sticky(self.sticky != 0)
             .idle(Duration::from_nanos(self.idle_ns))
-            .closing(Duration::from_nanos(self.closing_ns));
+            .closing(Duration::from_nanos(self.closing_ns))
+            .new_flows(self.new_flows);
         (self.used != 0).then_some(service)
     }
 }
@@ -425,8 +428,10 @@ impl Found<'_> {
     fn service(&self, id: u32, known: &Known) -> (ServiceExtended, Vec<DestinationExtended>) {
         let maps = &self.instance.maps;
         let mut stats = retired(maps, id);
-        let refused = refused_since(maps.refused_by_service(id), maps.retired.read(id).base);
+        let former = maps.retired.read(id);
+        let refused = refused_since(maps.refused_by_service(id), former.base);
         stats.reasons.add_counts(&refused.reasons);
+        stats.limited += maps.limited(id).saturating_sub(former.limited_base);
         let destinations = self.destinations(id);
         let (mut usable, mut obstacle) = (0, None);
         for DestinationExtended { destination, status, stats: traffic, .. } in &destinations {
@@ -482,6 +487,7 @@ fn retired(maps: &Maps, index: u32) -> Stats {
     let record = maps.retired.read(index);
     let mut stats = Stats::default();
     stats.add_traffic(&record.traffic);
+    stats.limited = record.limited;
     stats.reasons.add_counts(&record.refused.reasons);
     stats
 }

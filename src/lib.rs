@@ -97,6 +97,7 @@ pub use probe::Size;
 pub use probe::Step;
 pub use service::Destination;
 pub use service::MAX_IDLE;
+pub use service::MAX_NEW_FLOWS;
 pub use service::MAX_WEIGHT;
 pub use service::Protocol;
 pub use service::Service;

@@ -17,6 +17,9 @@ pub const MAX_WEIGHT: u32 = 65_535;
 /// The longest idle time of a flow: 30 days.
 pub const MAX_IDLE: Duration = Duration::from_secs(30 * 86_400);
 
+/// The most flows that a CPU may store per second for one service.
+pub const MAX_NEW_FLOWS: u32 = 10_000_000;
+
 /// A transport protocol that services are balanced for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -106,6 +109,10 @@ pub struct Service {
     /// How long a silent TCP flow is remembered after its client's FIN or
     /// RST, 1 second to [`MAX_IDLE`]. Default: 60 seconds.
     pub closing: Duration,
+    /// The most flows that each CPU stores per second (2^30 ns) for this service, 1 to
+    /// [`MAX_NEW_FLOWS`]. Packets over it go by the hash and store nothing, so that a
+    /// flood fills no table and costs other services nothing. Default: 10,000.
+    pub new_flows: u32,
 }
 
 impl Service {
@@ -125,7 +132,15 @@ impl Service {
             Protocol::Tcp => Duration::from_secs(7200),
             Protocol::Udp => Duration::from_secs(120),
         };
-        Self { address, port, protocol, sticky: false, idle, closing: Duration::from_secs(60) }
+        Self {
+            address,
+            port,
+            protocol,
+            sticky: false,
+            idle,
+            closing: Duration::from_secs(60),
+            new_flows: 10_000,
+        }
     }
 
     /// Sets whether all connections of one client go to the same server.
@@ -146,6 +161,12 @@ impl Service {
         self
     }
 
+    /// Sets how many flows each CPU stores per second for this service, at most.
+    pub const fn new_flows(mut self, new_flows: u32) -> Self {
+        self.new_flows = new_flows;
+        self
+    }
+
     /// What identifies this service.
     pub const fn key(&self) -> ServiceKey {
         ServiceKey { address: self.address, port: self.port, protocol: self.protocol }
@@ -163,6 +184,10 @@ impl Service {
             if value < Duration::from_secs(1) || value > MAX_IDLE {
                 return Err(Error::InvalidTimeout { service: self.key(), name, value });
             }
+        }
+        let new_flows = self.new_flows;
+        if new_flows == 0 || new_flows > MAX_NEW_FLOWS {
+            return Err(Error::InvalidNewFlows { service: self.key(), new_flows });
         }
         Ok(())
     }

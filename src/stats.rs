@@ -39,6 +39,9 @@ pub struct Stats {
     pub active: u64,
     /// Flows that had a packet in the last minute; no more than 5 seconds old.
     pub recent: u64,
+    /// Packets that stored no flow because of [`Service::new_flows`], of a service or
+    /// what it is part of; of a destination 0.
+    pub limited: u64,
     /// Packets for the service or address that were not forwarded.
     pub reasons: Reasons,
 }
@@ -53,6 +56,7 @@ impl Stats {
         self.rst += other.rst;
         self.active += other.active;
         self.recent += other.recent;
+        self.limited += other.limited;
         self.reasons.add(&other.reasons);
     }
 
@@ -110,7 +114,8 @@ reasons! {
     neighbour_discovery: XVS_NEIGHBOUR_DISCOVERY,
     /// Forwarded: to the destination of a known flow.
     forwarded_flow: XVS_FORWARDED_FLOW,
-    /// Forwarded: no flow was known, the hash chose, the flow is stored.
+    /// Forwarded: no flow was known, the hash chose; the flow is stored, unless the
+    /// service's limit ([`Service::new_flows`]) was reached.
     forwarded_new: XVS_FORWARDED_NEW,
     /// Forwarded: a SYN whose destination the hash chose.
     forwarded_syn: XVS_FORWARDED_SYN,
@@ -326,6 +331,9 @@ pub struct Info {
     pub flows: u64,
     /// Flows that may be remembered, of each family.
     pub flows_limit: u32,
+    /// Flows that lost their place to another one while they lived, since the start: as
+    /// many as the tables had no room for.
+    pub flows_replaced: u64,
     /// The size of each service's hash table.
     pub table_size: u32,
     /// What becomes of the data plane when the process is gone.

@@ -34,12 +34,18 @@ use common::frame::destination_mac;
 use common::random::Random;
 use common::random::share;
 use xvs::Destination;
+use xvs::MAX_NEW_FLOWS;
 use xvs::Protocol;
 use xvs::Service;
 
 const VIP4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 100, 1));
 const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1));
 const CPUS: usize = 2;
+
+/// A TCP service whose flows are all stored.
+const fn tcp(vip: IpAddr, port: u16) -> Service {
+    Service::tcp(vip, port).new_flows(MAX_NEW_FLOWS)
+}
 
 /// Client number `n` of the family of a virtual address; many share a port.
 fn client(vip: IpAddr, n: u32, ports: u32) -> SocketAddr {
@@ -88,10 +94,8 @@ fn no_packet_follows_another_flow() {
     Dataplane::with(
         |options| options.flows(1_024).destinations(400),
         |dataplane| {
-            let services: Vec<Service> = [VIP4, VIP6]
-                .into_iter()
-                .flat_map(|vip| [Service::tcp(vip, 80), Service::tcp(vip, 81)])
-                .collect();
+            let services: Vec<Service> =
+                [VIP4, VIP6].into_iter().flat_map(|vip| [tcp(vip, 80), tcp(vip, 81)]).collect();
             dataplane.serve(&services[0], &servers(3..20));
             dataplane.serve(&services[1], &servers(20..40));
             dataplane.serve(&services[2], &servers(3..20));
@@ -121,8 +125,8 @@ fn no_packet_follows_another_flow() {
                             let mut random = Random::new(0x5eed_0100 + cpu as u64);
                             let known = client(VIP4, CLIENTS + cpu as u32, PORTS);
                             for number in 0..packets {
-                                // A flood, in which few flows are stored, and none
-                                // in turn: most packets have a flow.
+                                // In turn most packets have a flow or have none: tags
+                                // are read after places or before.
                                 if number / 5_000 % 2 == 1 {
                                     (0..2).for_each(|_| {
                                         send(dataplane, known, &services[0], ACK);
@@ -140,7 +144,7 @@ fn no_packet_follows_another_flow() {
                     })
                     .collect();
                 scope.spawn(|| {
-                    let service = Service::tcp(VIP4, 90);
+                    let service = tcp(VIP4, 90);
                     for host in (3..40u8).cycle() {
                         dataplane.serve(&service, &servers([host]));
                         let mac = server_mac([10, 1, 2, host].into());
@@ -173,20 +177,6 @@ fn no_packet_follows_another_flow() {
     );
 }
 
-/// Sends a packet that may be the first of its flow, and two of a flow that is
-/// known: so most packets have a flow, and each that has none stores it.
-fn send_among_hits(
-    dataplane: &Dataplane,
-    client: SocketAddr,
-    service: &Service,
-    known: (SocketAddr, &Service),
-) {
-    send(dataplane, client, service, ACK);
-    for _ in 0..2 {
-        send(dataplane, known.0, known.1, ACK);
-    }
-}
-
 /// How far a thread is.
 #[derive(Default)]
 struct Step(AtomicU32);
@@ -213,20 +203,13 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
         |options| options.flows(32_768).destinations(100),
         |dataplane| {
             for vip in [VIP4, VIP6] {
-                let service = Service::tcp(vip, 80);
+                let service = tcp(vip, 80);
                 dataplane.serve(&service, &servers(3..40));
-                let other = Service::tcp(vip, 81);
-                dataplane.serve(&other, &servers([3]));
-                let known: [_; CPUS] = std::array::from_fn(|cpu| client(vip, cpu as u32, 1));
-                for known in known {
-                    send(dataplane, known, &other, ACK);
-                }
                 let stored = dataplane.client.info().expect("info").stats.flows;
                 let steps: [Step; CPUS] = std::array::from_fn(|_| Step::default());
                 thread::scope(|scope| {
                     for cpu in 0..CPUS {
                         let (service, steps) = (&service, &steps);
-                        let known = (known[cpu], &other);
                         scope.spawn(move || {
                             pin(cpu);
                             let _last = Last(&steps[cpu]);
@@ -239,8 +222,7 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
                                     }
                                 }
                                 if both(n) || n as usize % CPUS == cpu {
-                                    let client = client(vip, n, 100);
-                                    send_among_hits(dataplane, client, service, known);
+                                    send(dataplane, client(vip, n, 100), service, ACK);
                                 }
                             }
                         });
@@ -282,14 +264,7 @@ fn nothing_is_lost_when_two_cpus_store_at_once() {
 fn held(dataplane: &Dataplane, service: &Service, percent: u32) -> (f64, f64) {
     let vip = service.address;
     let count = dataplane.tables.places() * percent / 100;
-    // Even while most packets have no flow, as many are stored as without that.
-    let end_flood = |n: u32| {
-        if n.is_multiple_of(8) {
-            dataplane.end_flood();
-        }
-    };
     for n in 0..count {
-        end_flood(n);
         send(dataplane, client(vip, n, 50), service, ACK);
     }
     // Each is seen again in a later tick.
@@ -304,7 +279,6 @@ fn held(dataplane: &Dataplane, service: &Service, percent: u32) -> (f64, f64) {
     let filled = hits(dataplane);
     dataplane.tables.make_known(vip.is_ipv4());
     for n in 0..4 * count {
-        end_flood(n);
         for _ in 0..2 {
             send(dataplane, client(vip, 0x0100_0000 + n, 50), service, ACK);
         }
@@ -322,7 +296,7 @@ fn floods_push_out_no_flow_that_lives() {
             Dataplane::with(
                 |options| options.flows(flows),
                 |dataplane| {
-                    let service = Service::tcp(vip, 80);
+                    let service = tcp(vip, 80);
                     dataplane.serve(&service, &servers(3..40));
                     let (filled, flooded) = held(dataplane, &service, percent);
                     println!(
@@ -345,7 +319,7 @@ fn places_cannot_be_foreseen() {
         Dataplane::with(
             |options| options.flows(1 << 20),
             |dataplane| {
-                let service = Service::tcp(VIP4, 80);
+                let service = tcp(VIP4, 80);
                 dataplane.serve(&service, &servers([3]));
                 let source = client(VIP4, 1, 1);
                 send(dataplane, source, &service, ACK);
@@ -413,7 +387,7 @@ fn services_do_not_share_places() {
         |options| options.flows(1_024),
         |dataplane| {
             for vip in [VIP4, VIP6] {
-                let [first, second] = [80, 81].map(|port| Service::tcp(vip, port));
+                let [first, second] = [80, 81].map(|port| tcp(vip, port));
                 dataplane.serve(&first, &servers([3]));
                 dataplane.serve(&second, &servers([4]));
                 let key = |client, service: &Service| {

@@ -102,6 +102,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbeProg
         (&mut maps.traffic, rows * settings.destinations),
         (&mut maps.service_refused, rows * settings.services),
         (&mut maps.vip_refused, rows * settings.services),
+        (&mut maps.inflows, rows * settings.services),
         (&mut maps.prefixes, sizes.prefixes),
         (&mut maps.destination_infos, settings.destinations),
         (&mut maps.gauges, settings.destinations),

@@ -17,6 +17,7 @@ pub(crate) use super::skeleton::types::xvs_flows4 as FlowGroup4;
 pub(crate) use super::skeleton::types::xvs_flows6 as FlowGroup6;
 pub(crate) use super::skeleton::types::xvs_gate as Gate;
 pub(crate) use super::skeleton::types::xvs_gauge as Gauge;
+pub(crate) use super::skeleton::types::xvs_inflow as Inflow;
 pub(crate) use super::skeleton::types::xvs_instance as InstanceRecord;
 pub(crate) use super::skeleton::types::xvs_interface as InterfaceRecord;
 pub(crate) use super::skeleton::types::xvs_interfaces as InterfacesRecord;
@@ -94,13 +95,14 @@ records! {
     Gate: 9272,
     Gauge: 16,
     CardsRecord: 2048,
+    Inflow: 16,
     InstanceRecord: 216,
     InterfacesRecord: 1536,
     NatRecord: 32,
     PrefixRecord: 80,
     ProbeLinkRecord: 24,
     Refused: 256,
-    Retired: 576,
+    Retired: 592,
     ServiceRecord: 64,
     Settings: 96,
     ServiceKeyRecord: 20,

@@ -36,6 +36,7 @@ impl Control {
                 protocol: service.protocol.number(),
                 idle_ns: service.idle.as_nanos() as u64,
                 closing_ns: service.closing.as_nanos() as u64,
+                new_flows: service.new_flows,
                 ..Default::default()
             },
         );

@@ -10,10 +10,12 @@ use super::Target;
 use crate::bpf::DestinationInfo;
 use crate::bpf::DestinationRecord;
 use crate::bpf::Gauge;
+use crate::bpf::Inflow;
 use crate::bpf::Maps;
 use crate::bpf::Refused;
 use crate::bpf::Retired;
 use crate::bpf::Traffic;
+use crate::clock::now_tick;
 
 impl Control {
     /// Tells readers that what they read between the two calls of this, the
@@ -41,7 +43,15 @@ impl Control {
     /// Prepares the id of a service for the next one.
     pub(super) fn open_service(&self, id: u32) {
         let base = self.maps.refused_by_service(id);
-        self.maps.retired.write(id, &Retired { base, ..Default::default() });
+        let limited_base = self.maps.limited(id);
+        self.maps.retired.write(id, &Retired { base, limited_base, ..Default::default() });
+        // It has all of its new flows: the last one's tick is over.
+        let tick = now_tick().wrapping_sub(1 << 31);
+        for row in 0..self.maps.cpus.len() {
+            let index = row * self.maps.services.len() + id;
+            let inflow = self.maps.inflows.read(index);
+            self.maps.inflows.write(index, &Inflow { tick, left: 0, ..inflow });
+        }
     }
 
     /// Prepares the id of a VIP for the next one.
@@ -60,7 +70,7 @@ impl Control {
 
         let base = self.maps.destination_infos.read(slot).base;
         let traffic = since(self.maps.traffic_of_slot(slot), base);
-        self.add_retired(service, &traffic, &Refused::default());
+        self.add_retired(service, &Retired { traffic, ..Default::default() });
         self.open_slot(slot);
         self.maps.gauges.write(slot, &Gauge::default());
         self.retire_nat(target.nat);
@@ -72,7 +82,8 @@ impl Control {
         let mut moved = self.maps.retired.read(service);
         let refused = refused_since(self.maps.refused_by_service(service), moved.base);
         add_refused(&mut moved.refused, &refused);
-        self.add_retired(self.maps.retired_vip(vip), &moved.traffic, &moved.refused);
+        moved.limited += self.maps.limited(service).saturating_sub(moved.limited_base);
+        self.add_retired(self.maps.retired_vip(vip), &moved);
         self.open_service(service);
     }
 
@@ -81,14 +92,16 @@ impl Control {
         let mut moved = self.maps.retired.read(self.maps.retired_vip(vip));
         let refused = refused_since(self.maps.refused_by_vip(vip), moved.base);
         add_refused(&mut moved.refused, &refused);
-        self.add_retired(0, &moved.traffic, &moved.refused);
+        self.add_retired(0, &moved);
         self.open_vip(vip);
     }
 
-    fn add_retired(&self, index: u32, traffic: &Traffic, refused: &Refused) {
+    /// Adds what was counted, without its base.
+    fn add_retired(&self, index: u32, counted: &Retired) {
         let mut retired = self.maps.retired.read(index);
-        add_traffic(&mut retired.traffic, traffic);
-        add_refused(&mut retired.refused, refused);
+        add_traffic(&mut retired.traffic, &counted.traffic);
+        add_refused(&mut retired.refused, &counted.refused);
+        retired.limited += counted.limited;
         self.maps.retired.write(index, &retired);
     }
 }
@@ -110,6 +123,12 @@ impl Maps {
             add_refused(&mut sum, &refused);
         }
         sum
+    }
+
+    /// How many packets of the id of a service stored no flow since the start, as its
+    /// limit was reached.
+    pub(crate) fn limited(&self, id: u32) -> u64 {
+        self.inflows.column(self.services.len(), id).map(|inflow| inflow.limited).sum()
     }
 
     /// What the id of a VIP has counted since the start.

@@ -234,7 +234,7 @@ fn what_a_dead_process_left_is_detached() {
     assert_eq!(lab.run(&["detach"]).0, 1);
 }
 
-const STATS: &str = "active fin flows octets packets reasons recent rst syn";
+const STATS: &str = "active fin flows limited octets packets reasons recent rst syn";
 
 #[test]
 fn show_tells_all_with_stable_keys() {
@@ -246,8 +246,8 @@ fn show_tells_all_with_stable_keys() {
     let [info, service] = both.as_slice() else { panic!("info and one service: {both:?}") };
     assert_eq!(
         keys(info),
-        "alive destinations destinations_limit flows flows_limit instance interfaces latency_ns \
-         process services services_limit stats table_size type uptime_seconds vips"
+        "alive destinations destinations_limit flows flows_limit flows_replaced instance \
+         interfaces latency_ns process services services_limit stats table_size type uptime_seconds vips"
     );
     assert_eq!(info["process"], balance.child.id());
     assert_eq!(
@@ -263,8 +263,8 @@ fn show_tells_all_with_stable_keys() {
     );
     assert_eq!(
         keys(service),
-        "address closing_seconds destinations idle_seconds port protocol reason service stats \
-         status sticky type unreachable usable"
+        "address closing_seconds destinations idle_seconds new_flows port protocol reason service \
+         stats status sticky type unreachable usable"
     );
     assert_eq!(service["status"], "forwarding");
     assert_eq!(service["usable"], 2);

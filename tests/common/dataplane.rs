@@ -151,7 +151,6 @@ pub struct Dataplane {
     pub tables: FlowTables,
     /// The first fragments of both families.
     pub fragments: MapHandle,
-    cpus: MapHandle,
     /// Where the other ends of the interfaces are, plb0 and plb1.
     pub peer: Namespace,
     pins: PathBuf,
@@ -232,7 +231,6 @@ impl Dataplane {
         let mut dataplane = Self {
             tables: FlowTables::open(pins),
             fragments: map("fragments"),
-            cpus: map("cpus"),
             peer,
             pins: pins.to_owned(),
             program: Program::fd_from_pinned_path(pins.join("xvs")).expect("a pinned program"),
@@ -290,19 +288,6 @@ impl Dataplane {
     /// The index of one of the balancer's interfaces.
     pub const fn index(&self, port: Port) -> u32 {
         self.indices[port as usize]
-    }
-
-    /// Makes the program forget that packets of late had no flow, as those do
-    /// that have one: each of the next ones that have none stores it.
-    pub fn end_flood(&self) {
-        for row in 0..self.cpus.max_entries() {
-            let row = row.to_ne_bytes();
-            let record = self.cpus.lookup(&row, MapFlags::ANY).expect("a lookup");
-            let mut record = record.expect("the row is within the array");
-            // The word before the last two.
-            record[232..240].fill(0);
-            self.cpus.update(&row, &record, MapFlags::EXIST).expect("the row is there");
-        }
     }
 
     /// The instance as another process opens it.
@@ -404,6 +389,7 @@ impl Dataplane {
                 ("syn", stats.syn),
                 ("fin", stats.fin),
                 ("rst", stats.rst),
+                ("limited", stats.limited),
             ];
             for (name, value) in traffic.into_iter().chain(stats.reasons.iter()) {
                 if value != 0 {

@@ -1,18 +1,26 @@
-//! Floods of packets that have no flow: few of them store one, and flows that
-//! live are found all the same.
+//! Floods of packets that have no flow: no more of them store one than the service
+//! may in a tick, other services are none the worse, and flows that live are found
+//! all the same.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use nix::time::ClockId;
+use nix::time::clock_gettime;
 use xvs::Destination;
+use xvs::MAX_NEW_FLOWS;
 use xvs::Protocol;
 use xvs::Service;
+use xvs::Stats;
 
 use crate::VIP4;
 use crate::VIP6;
 use crate::common::cpu;
 use crate::common::dataplane::Dataplane;
 use crate::common::dataplane::FlowKey;
+use crate::common::dataplane::now;
+use crate::common::dataplane::wait_for;
 use crate::common::frame::ACK;
 use crate::common::frame::SYN;
 use crate::common::random::Random;
@@ -21,13 +29,12 @@ use crate::reasons;
 use crate::send;
 use crate::servers;
 
-/// Of the packets of a flood one in so many stores a flow.
-const ONE_IN: f64 = 16.0;
-/// So many first packets store a flow before it is a flood.
-const BEFORE: usize = 33;
-/// Packets of a flood between two others. A choice by counting to 16 would always
-/// meet the others, or never.
+/// Flows that the flooded service may store in a tick.
+const LIMIT: u32 = 100;
+/// Packets of a flood between two others.
 const BETWEEN: usize = 31;
+/// What ticks of different clocks may differ by.
+const MARGIN: Duration = Duration::from_millis(30);
 
 /// One service of a data plane, and a flood for it.
 struct Flood<'a> {
@@ -38,13 +45,13 @@ struct Flood<'a> {
 
 impl Flood<'_> {
     /// Runs a test for each family.
-    fn each(test: impl Fn(&mut Flood<'_>) + Sync) {
+    fn each(flows: u32, test: impl Fn(&mut Flood<'_>) + Sync) {
         for vip in [VIP4, VIP6] {
             Dataplane::with(
-                |options| options.flows(32_768),
+                |options| options.flows(flows),
                 |dataplane| {
                     cpu::stay();
-                    let service = Service::tcp(vip, 80);
+                    let service = Service::tcp(vip, 80).new_flows(LIMIT);
                     dataplane.serve(&service, &servers(3..40));
                     let random = Random::from_environment(0x5eed_0200);
                     test(&mut Flood { dataplane, service, random });
@@ -71,107 +78,186 @@ impl Flood<'_> {
         }
     }
 
-    /// Flows stored so far.
-    fn stored(&self) -> u64 {
-        self.dataplane.client.info().expect("info").stats.flows
+    /// What the service has counted so far.
+    fn stats(&self) -> Stats {
+        self.dataplane.client.service(&self.service).expect("it is there").stats
     }
 
-    fn has(&self, client: SocketAddr) -> bool {
-        let vip = SocketAddr::new(self.service.address, self.service.port);
+    fn has(&self, client: SocketAddr, service: &Service) -> bool {
+        let vip = SocketAddr::new(service.address, service.port);
         self.dataplane.tables.find(&FlowKey::new(client, vip, Protocol::Tcp)).is_some()
+    }
+
+    /// Gives the service this limit, and waits until ticks have it.
+    fn set_limit(&mut self, limit: u32) {
+        self.service.new_flows = limit;
+        self.dataplane.client.update_service(&self.service).expect("it is there");
+        wait_for_tick(now() + 2);
+    }
+
+    /// Runs a flood that begins and ends in one tick, in which there was none yet:
+    /// the tick.
+    fn in_one_tick(&mut self, last: u32, flood: impl Fn(&mut Self)) -> u32 {
+        const TRIES: u32 = 50;
+        for _ in 0..TRIES {
+            let tick = now().max(last + 1);
+            wait_for_tick(tick);
+            flood(self);
+            if elapsed(tick) + MARGIN < Duration::from_nanos(1 << 30) {
+                return tick;
+            }
+        }
+        panic!("no flood of {TRIES} was over within a tick");
     }
 }
 
-/// So often of `number` something with a probability happens, within five
-/// standard deviations: one run in a million does not.
-fn assert_share(what: &str, happened: f64, number: f64, probability: f64) {
-    let mean = number * probability;
-    let spread = (mean * (1.0 - probability)).sqrt();
-    println!("{what}: {happened} of {number}, expected {mean:.0}");
-    assert!((happened - mean).abs() <= 5.0 * spread, "{what}: {happened} instead of {mean:.0}");
+/// Time since a tick began; zero before.
+fn elapsed(tick: u32) -> Duration {
+    let clock = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a monotonic clock");
+    Duration::from(clock).saturating_sub(Duration::from_nanos(u64::from(tick) << 30))
+}
+
+/// Waits until it is this tick by any clock.
+fn wait_for_tick(tick: u32) {
+    wait_for(&format!("whether it is tick {tick}"), &true, || elapsed(tick) > MARGIN);
 }
 
 #[test]
-fn of_a_flood_few_flows_are_stored() {
-    let packets = share(20_000);
-    Flood::each(|flood| {
-        flood.packets(BEFORE);
-        assert_eq!(flood.stored(), BEFORE as u64, "no flood yet");
-        flood.packets(packets);
-        let stored = flood.stored() - BEFORE as u64;
-        assert_share("stored", stored as f64, packets as f64, 1.0 / ONE_IN);
-        assert_eq!(reasons(flood.dataplane)["forwarded_new"], (BEFORE + packets) as u64);
+fn of_a_flood_as_many_flows_are_stored_as_the_service_may() {
+    const PACKETS: usize = 3 * LIMIT as usize;
+    Flood::each(32_768, |flood| {
+        let mut last = now();
+        for limit in [LIMIT, LIMIT, 1, 2 * LIMIT] {
+            flood.set_limit(limit);
+            let before = std::cell::Cell::new(Stats::default());
+            last = flood.in_one_tick(last, |flood| {
+                before.set(flood.stats());
+                flood.packets(PACKETS);
+            });
+            let (before, after) = (before.get(), flood.stats());
+            assert_eq!(after.flows - before.flows, u64::from(limit), "stored in one tick");
+            assert_eq!(after.limited - before.limited, PACKETS as u64 - u64::from(limit));
+            assert_eq!(after.packets - before.packets, PACKETS as u64, "all are forwarded");
+        }
+        let stats = flood.stats();
+        assert_eq!(stats.flows + stats.limited, reasons(flood.dataplane)["forwarded_new"]);
+    });
+}
+
+/// What is limited is counted for the service, its VIP and all, and stays counted when
+/// they are gone.
+#[test]
+fn limited_packets_are_counted() {
+    Flood::each(32_768, |flood| {
+        let of_vip = |flood: &Flood<'_>| {
+            flood.dataplane.client.vip(flood.service.address).expect("it is there").stats.limited
+        };
+        let of_all = |flood: &Flood<'_>| flood.dataplane.client.info().expect("info").stats.limited;
+        flood.packets(1_000);
+        let limited = flood.stats().limited;
+        assert!(limited > 0, "a thousand packets are more than the service may store");
+        assert_eq!([of_vip(flood), of_all(flood)], [limited; 2]);
+
+        let other = Service::tcp(flood.service.address, 81).new_flows(1);
+        flood.dataplane.serve(&other, &servers([3]));
+        flood.dataplane.client.remove_service(&flood.service).expect("it is there");
+        assert_eq!([of_vip(flood), of_all(flood)], [limited; 2], "the service is gone");
+        flood.dataplane.client.remove_service(&other).expect("it is there");
+        assert_eq!(of_all(flood), limited, "the VIP is gone");
+
+        // One that comes to have the numbers of these begins with nothing.
+        for _ in 0..70 {
+            flood.dataplane.serve(&flood.service, &[]);
+            assert_eq!([flood.stats().limited, of_vip(flood)], [0; 2]);
+            flood.dataplane.client.remove_service(&flood.service).expect("it is there");
+        }
+        assert_eq!(of_all(flood), limited);
+    });
+}
+
+#[test]
+fn a_flood_keeps_no_other_service_from_storing() {
+    Flood::each(32_768, |flood| {
+        let other_vip = match flood.service.address {
+            IpAddr::V4(_) => IpAddr::from([192, 168, 100, 9]),
+            IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 9]),
+        };
+        let others = [Service::tcp(other_vip, 80), Service::tcp(flood.service.address, 81)];
+        for other in &others {
+            flood.dataplane.serve(other, &servers(3..10));
+        }
+        flood.packets(1_000);
+        assert!(flood.stats().limited > 0, "it is a flood");
+        for _ in 0..share(300) {
+            for other in &others {
+                flood.packets(BETWEEN);
+                let client = flood.client();
+                send(flood.dataplane, client, other, ACK);
+                assert!(flood.has(client, other), "{client} to {other} is stored at once");
+            }
+        }
+        for other in &others {
+            let stats = flood.dataplane.client.service(other).expect("it is there").stats;
+            assert_eq!((stats.flows, stats.limited), (share(300) as u64, 0), "{other}");
+        }
+    });
+}
+
+/// A service that has the number of a flooded one has all of its new flows.
+#[test]
+fn a_flood_is_not_the_next_services() {
+    Flood::each(32_768, |flood| {
+        // More than there are numbers.
+        for _ in 0..70 {
+            flood.packets(LIMIT as usize + 1);
+            flood.dataplane.client.remove_service(&flood.service).expect("it is there");
+            flood.dataplane.serve(&flood.service, &servers([3]));
+            let client = flood.client();
+            send(flood.dataplane, client, &flood.service, ACK);
+            assert!(flood.has(client, &flood.service.clone()), "{client} is stored");
+        }
     });
 }
 
 #[test]
 fn a_flow_that_goes_on_is_stored_in_a_flood() {
-    const FLOWS: usize = 200;
-    const CERTAIN: usize = 10;
-    Flood::each(|flood| {
-        flood.packets(1_000);
+    const FLOWS: usize = 10;
+    Flood::each(32_768, |flood| {
         let flows: Vec<SocketAddr> = (0..FLOWS).map(|_| flood.client()).collect();
+        flood.packets(1_000);
         let right: Vec<[u8; 6]> =
             flows.iter().map(|flow| send(flood.dataplane, *flow, &flood.service, SYN)).collect();
-        let round = |flood: &mut Flood<'_>, number: usize| {
-            for (flow, right) in flows.iter().zip(&right).take(number) {
-                flood.packets(BETWEEN);
+        // In each tick the first packets are stored, whoever sends them.
+        wait_for("how many of the flows are stored", &FLOWS, || {
+            for (flow, right) in flows.iter().zip(&right) {
                 let mac = send(flood.dataplane, *flow, &flood.service, ACK);
                 assert_eq!(mac, *right, "{flow}, stored or not");
             }
+            flows.iter().filter(|flow| flood.has(**flow, &flood.service)).count()
+        });
+    });
+}
+
+/// Of flows that had one packet each, those that are silent give way; they are
+/// counted.
+#[test]
+fn flows_that_lose_their_place_are_counted() {
+    Flood::each(1_024, |flood| {
+        flood.set_limit(MAX_NEW_FLOWS);
+        let held = |flood: &Flood<'_>| {
+            flood.dataplane.client.instance().flows(usize::MAX).expect("flows").len() as u64
         };
-        for packets in 1..=16 {
-            round(flood, FLOWS);
-            if [1, 4, 8, 16].contains(&packets) {
-                let stored = flows.iter().filter(|flow| flood.has(**flow)).count();
-                let probability = 1.0 - (1.0 - 1.0 / ONE_IN).powi(packets);
-                let what = format!("stored after {packets} packets");
-                assert_share(&what, stored as f64, FLOWS as f64, probability);
-            }
-        }
-        // That one of ten is not after 200 packets is so probable: 2.5 in 100,000.
-        for _ in 16..200 {
-            round(flood, CERTAIN);
-        }
-        assert!(flows[..CERTAIN].iter().all(|flow| flood.has(*flow)), "after 200 packets");
-    });
-}
-
-#[test]
-fn without_a_flood_every_flow_is_stored_at_once() {
-    Flood::each(|flood| {
-        let flows = share(2_000);
-        for _ in 0..flows {
-            let client = flood.client();
-            for _ in 0..3 {
-                send(flood.dataplane, client, &flood.service, ACK);
-            }
-        }
-        let reasons = reasons(flood.dataplane);
-        assert_eq!(flood.stored(), flows as u64);
-        assert_eq!(reasons["forwarded_new"], flows as u64, "by the first packet");
-        assert_eq!(reasons["forwarded_flow"], 2 * flows as u64);
-    });
-}
-
-/// When a flood is over, connections of a few packets are stored at once again.
-#[test]
-fn a_flood_ends() {
-    const PACKETS: usize = 8;
-    Flood::each(|flood| {
+        let replaced =
+            |flood: &Flood<'_>| flood.dataplane.client.info().expect("info").flows_replaced;
+        flood.packets(500);
+        assert_eq!((held(flood), replaced(flood)), (500, 0), "there is room");
+        flood.packets(flood.dataplane.tables.places() as usize);
+        // What came in the same tick is as good as what comes.
+        wait_for_tick(now() + 2);
         flood.packets(1_000);
-        let connections = |flood: &mut Flood<'_>| {
-            for _ in 0..500 {
-                let client = flood.client();
-                for _ in 0..PACKETS {
-                    send(flood.dataplane, client, &flood.service, ACK);
-                }
-            }
-        };
-        connections(flood);
-        let stored = flood.stored();
-        connections(flood);
-        assert_eq!(flood.stored(), stored + 500);
+        let (stored, held) = (flood.stats().flows, held(flood));
+        assert!(stored > held, "not all of {stored} have a place");
+        assert_eq!(replaced(flood), stored - held);
     });
 }
 
@@ -179,12 +265,12 @@ fn a_flood_ends() {
 fn flows_that_live_are_found_in_a_flood() {
     const FLOWS: usize = 100;
     const PACKETS: usize = 10;
-    Flood::each(|flood| {
+    Flood::each(32_768, |flood| {
+        flood.set_limit(MAX_NEW_FLOWS);
         let flows: Vec<(SocketAddr, [u8; 6])> = (0..FLOWS)
             .map(|_| {
                 let client = flood.client();
-                let macs = [(); 3].map(|()| send(flood.dataplane, client, &flood.service, ACK));
-                (client, macs[0])
+                (client, send(flood.dataplane, client, &flood.service, ACK))
             })
             .collect();
         // The hash now has other servers for half of them.
@@ -193,6 +279,7 @@ fn flows_that_live_are_found_in_a_flood() {
             .enumerate()
             .map(|(n, destination)| destination.disabled(n % 2 == 0))
             .collect();
+        flood.service.new_flows = LIMIT;
         flood.dataplane.serve(&flood.service, &changed);
         flood.packets(1_000);
         let before = reasons(flood.dataplane);

@@ -29,7 +29,6 @@ fn a_udp_client_stays_with_its_server() {
         let any = ip(["0.0.0.0", "::"][number]);
         let sockets: Vec<UdpSocket> =
             lab.client.enter(|| (0..100).map(|_| udp_from(any, 0)).collect());
-        // Flows of one packet each would be a flood, of which few are stored.
         let server = |socket: &UdpSocket| {
             let [first, rest @ ..] = [(); 4].map(|()| ask(socket, to, RETRY).expect("an answer"));
             assert!(rest.iter().all(|server| *server == first), "{first}, then {rest:?}");

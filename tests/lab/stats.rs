@@ -59,8 +59,6 @@ fn traffic(lab: &Lab, services: &[Service]) {
                 if service.protocol == xvs::Protocol::Udp {
                     let any = ip(if to.is_ipv4() { "0.0.0.0" } else { "::" });
                     sockets.push(udp_from(any, 0));
-                    // Flows of one packet each would be a flood, of which few
-                    // are stored.
                     for _ in 0..4 {
                         ask(&sockets[i], to, PATIENCE).expect("a server answers");
                     }

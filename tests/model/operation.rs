@@ -135,7 +135,12 @@ fn settings(random: &mut Random, service: Service) -> Service {
     let idle = *random.pick(&[30, 120, 7200]);
     let closing = *random.pick(&[10, 60]);
     let seconds = Duration::from_secs;
-    service.sticky(random.chance(30)).idle(seconds(idle)).closing(seconds(closing))
+    let new_flows = *random.pick(&[1, 30, 10_000]);
+    service
+        .sticky(random.chance(30))
+        .idle(seconds(idle))
+        .closing(seconds(closing))
+        .new_flows(new_flows)
 }
 
 fn destination(random: &mut Random) -> Destination {

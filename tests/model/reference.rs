@@ -21,9 +21,6 @@ use crate::common::frame::SYN;
 
 /// How long a SYN still goes where its flow went.
 const SYN_IDLE: Duration = Duration::from_secs(60);
-/// With more misses of late flows are drawn, and there are never more than that.
-const MISSES_MANY: u32 = 32;
-const MISSES_MOST: u32 = 64;
 /// How long later fragments follow their first one.
 const FRAGMENT_IDLE: Duration = Duration::from_secs(30);
 
@@ -59,8 +56,8 @@ pub enum Storing {
     /// It has one that lives, or leaves none.
     Never,
     Certain,
-    /// One in so many is, and nobody can say which.
-    Drawn,
+    /// The service may have stored all that it may in this tick, by one clock or another.
+    Perhaps,
 }
 
 /// A destination from its creation to its removal.
@@ -73,6 +70,15 @@ struct Balanced {
     service: Service,
     destinations: BTreeMap<IpAddr, Live>,
     table: Vec<IpAddr>,
+    /// The ticks in which flows were stored, or the service got another limit.
+    busy: Vec<Busy>,
+}
+
+/// A tick, the limit that may have been in force, and the flows that were stored.
+struct Busy {
+    tick: u32,
+    limit: u32,
+    stored: u32,
 }
 
 struct Flow {
@@ -100,8 +106,6 @@ pub struct Model {
     flows: BTreeMap<FlowId, Flow>,
     firsts: BTreeMap<FirstId, First>,
     incarnations: u64,
-    /// Of late, on the one CPU that all packets come in on.
-    misses: u32,
 }
 
 impl Model {
@@ -114,7 +118,6 @@ impl Model {
             flows: BTreeMap::new(),
             firsts: BTreeMap::new(),
             incarnations: 0,
-            misses: 0,
         }
     }
 
@@ -158,11 +161,19 @@ impl Model {
     }
 
     /// Makes a service and its destinations exactly these.
-    pub fn set_service(&mut self, service: &Service, destinations: &[Destination]) {
-        let mut old =
-            self.services.remove(&service.key()).map_or(BTreeMap::new(), |b| b.destinations);
-        let mut balanced =
-            Balanced { service: service.clone(), destinations: BTreeMap::new(), table: Vec::new() };
+    pub fn set_service(&mut self, service: &Service, destinations: &[Destination], now: u32) {
+        let (mut old, mut busy) = (BTreeMap::new(), Vec::new());
+        if let Some(present) = self.services.remove(&service.key()) {
+            (old, busy) = (present.destinations, present.busy);
+            // This tick's limit stays, if it has begun for the service.
+            busy.push(Busy { tick: now, limit: present.service.new_flows, stored: 0 });
+        }
+        let mut balanced = Balanced {
+            service: service.clone(),
+            destinations: BTreeMap::new(),
+            table: Vec::new(),
+            busy,
+        };
         for destination in destinations {
             let incarnation = old.remove(&destination.address).map_or_else(
                 || {
@@ -258,7 +269,7 @@ impl Model {
         {
             return Storing::Never;
         }
-        if self.misses > MISSES_MANY { Storing::Drawn } else { Storing::Certain }
+        self.services[service].storing(now)
     }
 
     /// What becomes of a packet, and what is remembered of it: its flow if that
@@ -359,7 +370,6 @@ impl Model {
             let flow = self.flows.get_mut(&id).expect("it lives");
             flow.seen = now.into();
             flow.closing |= closes;
-            self.misses = self.misses.saturating_sub(1);
             return Outcome::Forwarded("forwarded_flow", address);
         }
         let Some(address) = self.hashed(client, service) else {
@@ -370,9 +380,9 @@ impl Model {
             let seen = now.into();
             let flow = Flow { incarnation, destination: address, seen, closing: closes };
             self.flows.insert(id, flow);
-            if self.misses < MISSES_MOST {
-                self.misses += 1;
-            }
+            let balanced = self.services.get_mut(&service).expect("it was found");
+            let limit = balanced.service.new_flows;
+            balanced.busy.push(Busy { tick: now, limit, stored: 1 });
         }
         Outcome::Forwarded("forwarded_new", address)
     }
@@ -410,6 +420,21 @@ impl Model {
         }
         let hash = SipHasher13::new_with_key(&self.key).hash(&data) as u32;
         Some(balanced.table[((u64::from(hash) * u64::from(self.size)) >> 32) as usize])
+    }
+}
+
+impl Balanced {
+    /// Whether another flow is stored. The clocks of model and program may differ by a
+    /// tick at its edges.
+    fn storing(&self, now: u32) -> Storing {
+        let near = || self.busy.iter().rev().take_while(|busy| now - busy.tick <= 2);
+        let limits = near().map(|busy| busy.limit).chain([self.service.new_flows]);
+        let stored: u32 = near().map(|busy| busy.stored).sum();
+        if limits.min().is_some_and(|limit| stored < limit) {
+            Storing::Certain
+        } else {
+            Storing::Perhaps
+        }
     }
 }
 

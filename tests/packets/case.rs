@@ -214,8 +214,6 @@ impl Case {
         if tagging.ingress.is_some_and(|control| control & 0xfff != 0) {
             dataplane.join_all_vlans();
         }
-        // A case is about a packet alone, and many packets are new here.
-        dataplane.end_flood();
         for step in &self.before {
             match step {
                 Step::Send(frame) => {

@@ -107,6 +107,10 @@ pub struct Args {
     #[arg(long)]
     sticky: bool,
 
+    /// The most flows that each CPU stores per second for each service (default 10000)
+    #[arg(long, value_name = "N")]
+    new_flows: Option<u32>,
+
     /// The share of new flows of a real server, 1 to 65535 (default 1); may
     /// be repeated
     #[arg(long = "weight", value_name = "RIP=N")]
@@ -385,7 +389,10 @@ fn services(args: &Args) -> anyhow::Result<Vec<Service>> {
     for vip in &args.vips.0 {
         for port in &args.ports {
             let protocol: Protocol = port.protocol.parse()?;
-            let service = Service::new(*vip, port.number, protocol).sticky(args.sticky);
+            let mut service = Service::new(*vip, port.number, protocol).sticky(args.sticky);
+            if let Some(new_flows) = args.new_flows {
+                service = service.new_flows(new_flows);
+            }
             service.validate()?;
             if services.iter().any(|other| other.key() == service.key()) {
                 bail!("service {service} is named twice");

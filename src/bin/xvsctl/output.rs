@@ -78,6 +78,7 @@ pub fn stats(stats: &Stats) -> Value {
         "rst": stats.rst,
         "active": stats.active,
         "recent": stats.recent,
+        "limited": stats.limited,
         "reasons": reasons(&stats.reasons),
     })
 }

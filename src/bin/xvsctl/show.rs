@@ -198,6 +198,7 @@ fn info_object(info: &Info, vips: &[Vip], links: &Links) -> Value {
         "destinations_limit": info.destinations_limit,
         "flows": info.flows,
         "flows_limit": info.flows_limit,
+        "flows_replaced": info.flows_replaced,
         "table_size": info.table_size,
         "persist_seconds": persist_seconds(info.persist),
         "latency_ns": info.latency,
@@ -232,6 +233,7 @@ fn service_object(service: &ServiceExtended) -> Value {
         "sticky": service.service.sticky,
         "idle_seconds": service.service.idle.as_secs_f64(),
         "closing_seconds": service.service.closing.as_secs_f64(),
+        "new_flows": service.service.new_flows,
         "status": words::service_status_name(service.status),
         "reason": words::service_status(service.status),
         "unreachable": unreachable,
@@ -326,6 +328,14 @@ fn info_table(info: &Info, vips: &[Vip], links: &Links, out: &mut impl Write) ->
         "flows".to_owned(),
         format!("{} remembered, room for {} of each IP family", info.flows, info.flows_limit),
     ));
+    for (label, count, meaning) in [
+        ("limited", stats.limited, "packets stored no flow, for their service had enough new ones"),
+        ("replaced", info.flows_replaced, "live flows lost their place to others"),
+    ] {
+        if count > 0 {
+            rows.push((label.to_owned(), format!("{count} {meaning}")));
+        }
+    }
     let latency = match info.latency {
         Some(nanoseconds) => format!("{nanoseconds} ns per packet"),
         None => "not sampled yet".to_owned(),

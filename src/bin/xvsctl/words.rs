@@ -164,7 +164,7 @@ pub fn reason(name: &str) -> &'static str {
         "other_host" => "in a frame to another host's MAC address; the host's stack has it",
         "neighbour_discovery" => "IPv6 neighbour discovery; the host's stack has it",
         "forwarded_flow" => "to the destination of a known flow",
-        "forwarded_new" => "no flow was known; the hash chose, and the flow is stored",
+        "forwarded_new" => "no flow was known; the hash chose, and the flow is stored if it may",
         "forwarded_syn" => "a SYN; the hash chose, and nothing is stored",
         "forwarded_fragment" => "a later fragment, after its first one",
         "forwarded_icmp" => "an ICMP error, to the owner of the packet it quotes",
