@@ -16,6 +16,7 @@ use serde_json::Value;
 use serde_json::json;
 use xvs::Client;
 use xvs::Destination;
+use xvs::MAX_NEW_FLOWS;
 use xvs::Options;
 use xvs::Service;
 
@@ -187,7 +188,8 @@ fn flows() -> Value {
     let options = options().flows(2 * FLOWS);
     let pin = Path::new(BPFFS).join("xvs").join(&options.instance).join("xvs");
     let client = Client::with_options(options, &["lb0"]).expect("it starts");
-    client.set_service(&Service::tcp(VIP, 80), &destinations()).expect("a service");
+    let service = Service::tcp(VIP, 80).new_flows(MAX_NEW_FLOWS);
+    client.set_service(&service, &destinations()).expect("a service");
     let program = Program::fd_from_pinned_path(pin).expect("the program is pinned");
     let mut harness = Harness::new("lb0");
     let program = harness.add(program.as_fd());

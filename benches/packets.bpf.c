@@ -20,8 +20,7 @@ struct bench_plan {
 	__u32 next;    /* number of the next packet */
 	__u32 offset;  /* of the word */
 	__u32 stride;  /* between the values of packets in a row */
-	__u32 shift; /* so many packets in a row, as a power of two, are alike */
-	__u32 length; /* of the frame, FRAME or more */
+	__u32 length;  /* of the frame, FRAME or more */
 	__u8 frame[FRAME];
 };
 
@@ -95,8 +94,7 @@ int wrapper(struct xdp_md *ctx)
 	word = data + (plan->offset & (FRAME - 1));
 	if ((void *)(word + 1) > end)
 		return XDP_ABORTED;
-	*word ^= bpf_htonl((plan->next++ >> plan->shift) * plan->stride &
-			   plan->mask);
+	*word ^= bpf_htonl(plan->next++ * plan->stride & plan->mask);
 	bpf_tail_call(ctx, &programs, plan->program);
 	return XDP_ABORTED;
 }

@@ -18,6 +18,7 @@ use std::time::Instant;
 use libbpf_rs::Program;
 use xvs::Client;
 use xvs::Destination;
+use xvs::MAX_NEW_FLOWS;
 use xvs::Options;
 use xvs::Service;
 
@@ -158,8 +159,11 @@ fn measure_paths(groups: &[Vec<Case>]) -> Measured {
             Service::tcp(vip, cases::TAGGED),
             Service::udp(vip, cases::UDP_PORT),
         ] {
+            let service = service.new_flows(MAX_NEW_FLOWS);
             client.set_service(&service, &destinations).expect("a service");
         }
+        let limited = Service::udp(vip, cases::LIMITED).new_flows(1);
+        client.set_service(&limited, &destinations).expect("a service");
         for way in cases::ways() {
             let service = Service::tcp(vip, way.port);
             client.set_service(&service, &way.destinations()).expect("a service");

@@ -25,6 +25,8 @@ pub const VIPS: [&str; 2] = ["192.168.100.1", "fd00:100::1"];
 pub const TCP: u16 = 80;
 pub const UDP_PORT: u16 = 53;
 pub const STICKY: u16 = 81;
+/// Of UDP, where hardly a flow is stored.
+pub const LIMITED: u16 = 54;
 /// Of TCP too, with destinations in the VLAN [`OUT`].
 pub const TAGGED: u16 = 82;
 /// The id of that VLAN.
@@ -211,10 +213,10 @@ pub fn groups() -> Vec<Vec<Case>> {
     steady.push(arp());
     let mut tunnels = vec![reference(USUAL)];
     tunnels.extend([&v4, &v6].into_iter().flat_map(Family::tunnels));
-    let new = |port: u16, kind: &str, first: u32| {
+    let new = |port: u16, service: u16, kind: &str, first: u32| {
         let mut group: Vec<Case> = [USUAL, WAITING].map(reference).into();
         for family in [&v4, &v6] {
-            let packets = family.by_clients(family.udp((port, UDP_PORT)), CLIENTS);
+            let packets = family.by_clients(family.udp((port, service)), CLIENTS);
             let name = format!("{kind}, {}", family.name);
             let case = Case::new(name, Subject::Xvs("forwarded_new"), packets);
             group.push(case.beside(WAITING).first(first));
@@ -224,8 +226,9 @@ pub fn groups() -> Vec<Vec<Case>> {
     vec![
         steady,
         tunnels,
-        new(42000, "new flow", FEW),
-        new(43000, "new flow, table full", 2 * FLOWS),
+        new(42000, UDP_PORT, "new flow", FEW),
+        new(43000, UDP_PORT, "new flow, table full", 2 * FLOWS),
+        new(44000, LIMITED, "new flow, over the limit", FEW),
     ]
 }
 

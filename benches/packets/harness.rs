@@ -60,15 +60,6 @@ pub const IN_ORDER: u32 = 1;
 /// The same in no order: an odd number, so that all values of the mask come by.
 pub const SCATTER: u32 = 0x9e37_79b1;
 
-/// Which packets follow each other.
-#[derive(Clone, Copy)]
-struct Order {
-    /// Between their values.
-    stride: u32,
-    /// So many in a row are alike, as a power of two.
-    shift: u32,
-}
-
 /// The wrapper with the programs that it can call.
 pub struct Harness {
     wrapper: OwnedFd,
@@ -124,41 +115,37 @@ impl Harness {
     /// verdict of the last one, and the processor's time in nanoseconds per
     /// packet.
     pub fn run(&self, program: Program, packets: &Packets, first: u32, count: u32) -> (u32, f64) {
-        self.run_by(Order { stride: SCATTER, shift: 0 }, program, packets, first, count)
+        self.run_by(SCATTER, program, packets, first, count)
     }
 
-    /// Lets so many clients send four packets each: three of them have a flow, so
-    /// that this is no flood, and each is stored that has room.
+    /// Lets so many clients send a packet each.
     pub fn store(&self, program: Program, packets: &Packets, stride: u32, clients: u32) {
-        // What was a flood before ends with many packets of one flow.
-        for (shift, clients) in [(12, 1), (2, clients)] {
-            self.run_by(Order { stride, shift }, program, packets, 0, clients << shift);
-        }
+        self.run_by(stride, program, packets, 0, clients);
     }
 
     fn run_by(
         &self,
-        order: Order,
+        stride: u32,
         program: Program,
         packets: &Packets,
         first: u32,
         count: u32,
     ) -> (u32, f64) {
-        self.plan(order, program, packets, first);
+        self.plan(stride, program, packets, first);
         let (verdict, time, _) = self.test_run(&packets.frame, count).expect("the wrapper runs");
         (verdict, time.as_nanos() as f64 / f64::from(count))
     }
 
     /// What a program makes of the first packet.
     pub fn frame(&self, program: Program, packets: &Packets) -> Vec<u8> {
-        self.plan(Order { stride: 0, shift: 0 }, program, packets, 0);
+        self.plan(0, program, packets, 0);
         self.test_run(&packets.frame, 1).expect("the wrapper runs").2
     }
 
-    fn plan(&self, order: Order, program: Program, packets: &Packets, first: u32) {
+    fn plan(&self, stride: u32, program: Program, packets: &Packets, first: u32) {
         let Packets { frame, offset, mask } = packets;
         let length = frame.len() as u32;
-        let words = [program.0, *mask, first, *offset, order.stride, order.shift, length];
+        let words = [program.0, *mask, first, *offset, stride, length];
         let mut plan: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         plan.extend(&frame[..FRAME]);
         self.plans.update(&0u32.to_ne_bytes(), &plan, MapFlags::ANY).expect("the plan fits");
