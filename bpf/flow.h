@@ -34,6 +34,9 @@ struct flow {
 	__u64 owner; /* of the place */
 	/* What may be stored of the service, once it is asked for. */
 	struct xvs_inflow *inflow;
+	__u32 left; /* flows that may be */
+	/* 1: the packet goes elsewhere than by the table from before. */
+	__u32 moved;
 };
 
 /* The destination of a slot; who has it goes into the packet, read at once. */

@@ -20,14 +20,15 @@ static __always_inline void flow_admit(struct packet *p, struct flow *flow)
 	inflow = bpf_map_lookup_elem(&inflows, &index);
 	if (!inflow)
 		return;
+	if (inflow->tick != p->now) {
+		service = bpf_map_lookup_elem(&services, &id);
+		if (!service)
+			return;
+		inflow->tick = p->now;
+		inflow->left = READ_ONCE(service->new_flows);
+	}
 	flow->inflow = inflow;
-	if (inflow->tick == p->now)
-		return;
-	service = bpf_map_lookup_elem(&services, &id);
-	if (!service)
-		return;
-	inflow->tick = p->now;
-	inflow->left = READ_ONCE(service->new_flows);
+	flow->left = inflow->left;
 }
 
 /* Reads the first bucket of a flow that is going to be stored there, as most
@@ -37,7 +38,7 @@ static __always_inline void flow_expect(struct packet *p, struct flow *flow)
 {
 	__u32 start = flow_start1(flow);
 
-	if (!flow->inflow || !flow->inflow->left || !flow->group ||
+	if (!flow->left || !flow->group ||
 	    tags_flows(flow->seen) >= XVS_FLOW_CROWDED)
 		return;
 	READ_ONCE(flow_place(p, flow, start)->owner);
@@ -256,11 +257,11 @@ static __always_inline void flow_store(struct packet *p, struct flow *flow)
 	flow_missed(p);
 	if (!flow->inflow || !flow->group || !flow->tags)
 		return;
-	if (!flow->inflow->left) {
+	if (!flow->left) {
 		flow->inflow->limited++;
 		return;
 	}
-	flow->inflow->left--;
+	flow->inflow->left = flow->left - 1;
 	if (flow->place != NOWHERE) {
 		flow_take(p, flow);
 		return;

@@ -88,7 +88,7 @@ static __always_inline int forward_error(struct xdp_md *ctx, struct packet *p)
 		return XVS_TTL_EXPIRED;
 	d = flow_find(p, &flow);
 	if (!d)
-		d = choose(p);
+		d = choose(p, &flow);
 	if (!d)
 		return XVS_NO_DESTINATION;
 	p->destination = d;

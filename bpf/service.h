@@ -114,26 +114,97 @@ static __always_inline __u32 table_slot(__u32 table, __u32 index)
 	return chunk ? READ_ONCE(chunk->slot[index % XVS_CHUNK]) : 0;
 }
 
-/* The destination that the service's table has for the packet, or NULL. */
-static __always_inline struct xvs_destination *choose(struct packet *p)
+/* What service_slot returns beside the slot: the table from before has another. */
+#define SLOT_MOVED (1U << 31)
+
+/* The slot that a service's tables have at an index, or 0. For a packet that goes
+ * by the table from before the last change that one counts, while there is one,
+ * unless its destination is gone. A function that the verifier looks through by
+ * itself.
+ */
+__noinline __u32 service_slot(__u32 id, __u32 index, __u32 by_previous,
+			      __u32 now)
+{
+	struct xvs_destination *d;
+	struct xvs_service *service;
+	__u32 former = 0;
+	__u64 previous;
+	__u32 table;
+	__u32 slot;
+
+	service = bpf_map_lookup_elem(&services, &id);
+	if (!service)
+		return 0;
+	previous = READ_ONCE(*(__u64 *)&service->previous);
+	table = previous;
+	if (table && (__s32)((__u32)(previous >> 32) - now) >= 0) {
+		slot = table_slot(table, index);
+		d = bpf_map_lookup_elem(&destinations, &slot);
+		if (d && d->service == id && d->way.ifindex)
+			former = slot;
+	}
+	if (former && by_previous)
+		return former;
+	table = READ_ONCE(service->table);
+	slot = table ? table_slot(table, index) : 0;
+	return former && former != slot ? slot | SLOT_MOVED : slot;
+}
+
+/* 1 for a SYN. Here and below there are no branches, of which the verifier would
+ * follow both ways each time.
+ */
+static __always_inline __u64 syn_bit(struct packet *p)
+{
+	__u64 flags = (p->flags & (TCP_SYN | TCP_ACK)) ^ TCP_SYN;
+
+	barrier_var(flags);
+	return (flags - 1) >> 63;
+}
+
+/* 1 for a packet that goes by the table from before the service's last change: the
+ * middle of a TCP connection that has no flow, for it may have begun then, by
+ * another balancer; and a SYN whose flow cannot be stored. Of UDP nobody can tell.
+ */
+static __always_inline __u32 by_previous(struct packet *p, struct flow *flow)
+{
+	__u64 other = p->key.protocol ^ IPPROTO_TCP;
+	__u64 left = flow->left;
+
+	barrier_var(other);
+	barrier_var(left);
+	return (other - 1) >> 63 & ~(syn_bit(p) & -left >> 63);
+}
+
+/* Whether the packet is a SYN whose flow need not be stored, as what comes after it
+ * goes the same way by its hash.
+ */
+static __always_inline bool leaves_none(struct packet *p, struct flow *flow)
+{
+	__u64 moved = flow->moved;
+
+	barrier_var(moved);
+	return syn_bit(p) & ~moved;
+}
+
+/* The destination that the hash has for the packet, or NULL. */
+static __always_inline struct xvs_destination *choose(struct packet *p,
+						      struct flow *flow)
 {
 	struct xvs_destination *d;
 	struct xvs_service *service;
 	/* A pointer into the packet would keep all of it in memory. */
 	__u32 id = p->service;
 	__u64 hash;
-	__u32 table;
+	__u32 slot;
 
 	service = bpf_map_lookup_elem(&services, &id);
 	if (!service)
 		return NULL;
-	table = READ_ONCE(service->table);
-	if (!table)
-		return NULL;
-
 	hash = service->sticky ? hash_source(p) : p->hash;
 	hash = (hash & 0xffffffff) * settings.table_size >> 32;
-	d = slot_owner(p, table_slot(table, hash));
+	slot = service_slot(id, hash, by_previous(p, flow), p->now);
+	flow->moved = slot / SLOT_MOVED;
+	d = slot_owner(p, slot & ~SLOT_MOVED);
 	/* A slot that was given away since the table was read is none. */
 	return d && p->owner == p->service ? d : NULL;
 }

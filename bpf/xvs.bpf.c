@@ -74,21 +74,20 @@ static __always_inline int balance(struct packet *p)
 		p->destination = d;
 		return XVS_FORWARDED_FLOW;
 	}
-	if (!is_syn(p)) {
-		flow_admit(p, &flow);
+	flow_admit(p, &flow);
+	if (!is_syn(p))
 		flow_expect(p, &flow);
-	}
-	d = choose(p);
+	d = choose(p, &flow);
 	if (!d || !d->way.ifindex)
 		return XVS_NO_DESTINATION;
 	p->destination = d;
-	if (is_syn(p)) {
+	if (leaves_none(p, &flow)) {
 		/* What follows belongs to the connection that opens now. */
 		flow_delete(p, &flow);
 		return XVS_FORWARDED_SYN;
 	}
 	flow_store(p, &flow);
-	return XVS_FORWARDED_NEW;
+	return is_syn(p) ? XVS_FORWARDED_SYN : XVS_FORWARDED_NEW;
 }
 
 /* Whether no process has said for too long that it is there. */

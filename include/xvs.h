@@ -213,10 +213,17 @@ struct xvs_service_key {
 
 /* A service, by id. Id 0 is no service. */
 struct xvs_service {
-	__u32 table;  /* number of its lookup table, 0: none */
-	__u32 vip;    /* id of its VIP */
-	__u32 sticky; /* 1: the source address alone is hashed */
-	__u32 used;   /* 1: there is such a service */
+	/* One word: the number of the table from before the last change, 0:
+	 * none; and the last tick in which it counts.
+	 */
+	__u32 previous;
+	__u32 until;
+	__u32 table; /* number of its lookup table, 0: none */
+	__u32 vip;   /* id of its VIP */
+	__u8 sticky; /* 1: the source address alone is hashed */
+	__u8 used;   /* 1: there is such a service */
+	__u8 pad[2];
+	__u32 transition_ms; /* as configured, for readers */
 	__u8 address[16];
 	__be16 port;
 	__u8 protocol;
@@ -224,7 +231,6 @@ struct xvs_service {
 	__u32 new_flows; /* that each CPU stores in a tick, at most */
 	__u64 idle_ns;	 /* as configured, for readers */
 	__u64 closing_ns;
-	__u8 pad2[8];
 };
 
 /* The flows of one service that one CPU may store. */

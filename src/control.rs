@@ -14,6 +14,7 @@ mod nat;
 pub(crate) mod records;
 pub(crate) mod retire;
 mod tables;
+mod transition;
 mod ways;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::Config;
 use crate::Destination;
@@ -52,6 +54,7 @@ use nat::Origin;
 pub(crate) use records::key_record;
 use tables::Entry;
 use tables::Tables;
+use transition::Transition;
 
 /// A service as it is in the data plane.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ struct Balanced {
     /// What the table was made of.
     entries: Vec<Entry>,
     targets: BTreeMap<IpAddr, Target>,
+    transition: Transition,
 }
 
 /// A destination as it is in the data plane.
@@ -105,6 +109,8 @@ pub(crate) struct Control {
     path_mtus: PathMtus,
     /// Services whose table does not fit their destinations any more.
     stale: BTreeSet<ServiceKey>,
+    /// When services' transitions end, and may have ended before.
+    ends: BTreeSet<(Instant, ServiceKey)>,
     /// Whether what [`Self::neighbours`] follows from may have changed.
     pub(crate) neighbours_changed: bool,
     vips: BTreeMap<IpAddr, Virtual>,
@@ -158,6 +164,7 @@ impl Control {
             services: BTreeMap::new(),
             path_mtus: PathMtus::default(),
             stale: BTreeSet::new(),
+            ends: BTreeSet::new(),
             neighbours_changed: true,
             vips: BTreeMap::new(),
             gate: Box::default(),
@@ -328,9 +335,12 @@ impl Control {
         let entries = entries(&targets);
         let (table, id, vip) = match present {
             Some(b) if b.entries == entries => (Ok(b.table), b.id, 0),
-            Some(b) => (self.tables.build(&entries), b.id, 0),
+            Some(b) => {
+                let id = b.id;
+                (self.build_table(&entries), id, 0)
+            }
             None => {
-                let table = self.tables.build(&entries);
+                let table = self.build_table(&entries);
                 // SANITY: there are as many as services, and one is left.
                 let id = self.service_ids.take().expect("the limit was checked");
                 self.open_service(id);
@@ -379,28 +389,28 @@ impl Control {
     fn commit(&mut self, prepared: Prepared) -> Result<()> {
         let key = prepared.service.key();
         let Prepared { service, id, vip, table, entries, targets } = prepared;
-        let balanced = Balanced { service, id, table, entries, targets };
-        let vip = match self.services.get(&key) {
-            Some(_) => self.vips[&key.address].id,
-            None => vip,
+        let transition = Transition::new(Instant::now());
+        let mut balanced = Balanced { service, id, table, entries, targets, transition };
+        let mut old = self.services.remove(&key);
+        let (vip, replaced) = match &mut old {
+            Some(old) => (self.vips[&key.address].id, self.succeed(old, &mut balanced)),
+            None => (vip, [0; 2]),
         };
         for target in balanced.targets.values() {
             self.write_target(&balanced, target);
         }
         self.write_service(&balanced, vip);
-        let old = self.services.get(&key);
-        self.neighbours_changed |= old.is_none_or(|old| {
+        replaced.into_iter().for_each(|table| self.tables.retire(table));
+        self.neighbours_changed |= old.as_ref().is_none_or(|old| {
             let asked = |t: &Target| (t.destination.address, t.is_direct());
             !old.targets.values().map(asked).eq(balanced.targets.values().map(asked))
         });
 
-        match self.services.insert(key, balanced) {
+        self.services.insert(key, balanced);
+        match old {
             None => self.publish(key, vip),
             Some(old) => {
                 let new = &self.services[&key];
-                if new.table != old.table {
-                    self.tables.retire(old.table);
-                }
                 let gone: Vec<Target> = old
                     .targets
                     .into_values()
@@ -470,6 +480,7 @@ impl Control {
         self.count_change();
         self.maps.services.write(balanced.id, &ServiceRecord::default());
         self.tables.retire(balanced.table);
+        self.tables.retire(balanced.transition.previous.as_ref().map_or(0, |p| p.table));
         for target in balanced.targets.values() {
             self.retire_target(balanced.id, target);
         }

@@ -45,6 +45,8 @@ pub enum Error {
     InvalidProtocol { protocol: String },
     /// A time of the service is out of range.
     InvalidTimeout { service: ServiceKey, name: &'static str, value: Duration },
+    /// The transition of the service is too long.
+    InvalidTransition { service: ServiceKey, value: Duration },
     /// The limit of new flows is 0 or over the greatest.
     InvalidNewFlows { service: ServiceKey, new_flows: u32 },
     /// The address cannot be a real server's.
@@ -168,6 +170,10 @@ impl fmt::Display for Error {
             Self::InvalidTimeout { service, name, value } => {
                 write!(f, "service {service}: {name} of {value:?} is not from 1 second to 30 days")
             }
+            Self::InvalidTransition { service, value } => write!(
+                f,
+                "service {service}: transition of {value:?} is longer than 30 days; 0 turns it off"
+            ),
             Self::InvalidNewFlows { service, new_flows } => write!(
                 f,
                 "service {service}: new_flows of {new_flows} is not from 1 to {}",

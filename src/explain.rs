@@ -68,8 +68,11 @@ pub struct Explanation {
     pub destination: Option<DestinationExtended>,
     /// The entry of the service's table that the hash chose.
     pub table_index: Option<u32>,
+    /// Whether that is an entry of the table from before the last change
+    /// ([`Service::transition`]).
+    pub is_previous: bool,
     /// When no source port was given and the answer depends on it: the share
-    /// of each destination in the table, by address.
+    /// of each destination in the present table, by address.
     pub shares: Vec<(IpAddr, f64)>,
 }
 
@@ -82,6 +85,7 @@ impl Explanation {
             flow: None,
             destination: None,
             table_index: None,
+            is_previous: false,
             shares: Vec::new(),
         }
     }
@@ -121,7 +125,11 @@ impl Instance {
         };
         let syn = packet.syn && packet.protocol == Protocol::Tcp;
         loop {
-            let record = self.maps.services.read(id);
+            let mut record = self.maps.services.read(id);
+            let tables = (record.previous, record.table);
+            if syn || packet.protocol != Protocol::Tcp || is_over(&record, now_tick()) {
+                record.previous = 0;
+            }
             let mut explanation = match packet.source_port {
                 Some(_) => self.explain_tuple(&tuple, &record, syn)?,
                 None if record.sticky != 0 => self.explain_hash(&tuple, &record, syn)?,
@@ -129,7 +137,8 @@ impl Instance {
             };
             explanation.service = record.service();
             // A table that the service has left may be another one's by now.
-            if self.maps.services.read(id).table == record.table {
+            let now = self.maps.services.read(id);
+            if (now.previous, now.table) == tables {
                 return Ok(explanation);
             }
         }
@@ -170,12 +179,17 @@ impl Instance {
             0 => tuple.index(key, settings.table_size),
             _ => tuple.sticky_index(key, settings.table_size),
         };
-        let slot = self.table_slot(record, index)?;
-        let Some(slot) = slot.filter(|slot| self.maps.destinations.read(*slot).way.ifindex != 0)
+        let usable = |table| -> Result<Option<u32>> {
+            let slot = self.table_slot(record, table, index)?;
+            Ok(slot.filter(|slot| self.has_way(*slot)))
+        };
+        let previous = usable(record.previous)?;
+        let Some(slot) = previous.map_or_else(|| usable(record.table), |slot| Ok(Some(slot)))?
         else {
             return Ok(Explanation::new(Verdict::Drop, "no_destination"));
         };
         let mut explanation = Explanation::new(Verdict::Forward, chosen(syn));
+        explanation.is_previous = previous.is_some();
         explanation.table_index = Some(index);
         explanation.destination = Some(self.destination_of_slot(slot, self.path(tuple)));
         Ok(explanation)
@@ -208,12 +222,12 @@ impl Instance {
         Ok(explanation)
     }
 
-    /// The slot that the service's table has at an index.
-    fn table_slot(&self, record: &ServiceRecord, index: u32) -> Result<Option<u32>> {
-        if record.table == 0 {
+    /// The slot that one of the service's tables has at an index.
+    fn table_slot(&self, record: &ServiceRecord, table: u32, index: u32) -> Result<Option<u32>> {
+        if table == 0 {
             return Ok(None);
         }
-        let chunk = self.maps.tables.read(record.table, index / CHUNK)?;
+        let chunk = self.maps.tables.read(table, index / CHUNK)?;
         let slot = chunk.slot[(index % CHUNK) as usize];
         Ok(Some(slot).filter(|slot| self.is_slot_of(*slot, record)))
     }
@@ -231,6 +245,10 @@ impl Instance {
             && destination.protocol == record.protocol
     }
 
+    fn has_way(&self, slot: u32) -> bool {
+        self.maps.destinations.read(slot).way.ifindex != 0
+    }
+
     fn destination_of_slot(&self, slot: u32, path: u32) -> DestinationExtended {
         self.destination_by(slot, &self.maps.destination_infos.read(slot), path)
     }
@@ -245,6 +263,12 @@ impl Instance {
     fn settings(&self) -> Settings {
         self.maps.instance.read(0).settings
     }
+}
+
+/// Whether the table from before the service's last change counts no more, as
+/// `service_slot` in `bpf/service.h` has it.
+const fn is_over(record: &ServiceRecord, now: u32) -> bool {
+    (record.until.wrapping_sub(now) as i32) < 0
 }
 
 /// The reason of a packet whose destination the hash chose.

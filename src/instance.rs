@@ -391,7 +391,8 @@ impl ServiceRecord {
             .sticky(self.sticky != 0)
             .idle(Duration::from_nanos(self.idle_ns))
             .closing(Duration::from_nanos(self.closing_ns))
-            .new_flows(self.new_flows);
+            .new_flows(self.new_flows)
+            .transition(Duration::from_millis(self.transition_ms.into()));
         (self.used != 0).then_some(service)
     }
 }

@@ -105,6 +105,7 @@ impl Monitor {
             let mut control = self.shared.control();
             if control.next_expiry().is_some_and(|expiry| now >= expiry) {
                 control.forget_path_mtus(now);
+                control.end_transitions(now);
             }
             let mut next = ask.min(reread);
             next = next.min(self.attach_due.unwrap_or(next));

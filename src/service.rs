@@ -113,6 +113,16 @@ pub struct Service {
     /// [`MAX_NEW_FLOWS`]. Packets over it go by the hash and store nothing, so that a
     /// flood fills no table and costs other services nothing. Default: 10,000.
     pub new_flows: u32,
+    /// For how long after a change of the destinations a TCP packet that is no SYN and has
+    /// no flow goes to the destination that the hash had for it before, if that is still
+    /// one of the service's: to keep connections where they are whose flow another
+    /// balancer has, or none. The destinations from before count that were there for 5
+    /// seconds, or as long as this; while changes follow each other within this time,
+    /// those from before the first one. A SYN goes by the present ones, and its flow is
+    /// stored if they differ; UDP goes by the present ones too.
+    ///
+    /// In whole milliseconds, 0 turns it off, at most [`MAX_IDLE`]. Default: 60 seconds.
+    pub transition: Duration,
 }
 
 impl Service {
@@ -140,6 +150,7 @@ impl Service {
             idle,
             closing: Duration::from_secs(60),
             new_flows: 10_000,
+            transition: Duration::from_secs(60),
         }
     }
 
@@ -167,6 +178,12 @@ impl Service {
         self
     }
 
+    /// Sets for how long connections without a flow stay where the hash had them.
+    pub const fn transition(mut self, transition: Duration) -> Self {
+        self.transition = transition;
+        self
+    }
+
     /// What identifies this service.
     pub const fn key(&self) -> ServiceKey {
         ServiceKey { address: self.address, port: self.port, protocol: self.protocol }
@@ -184,6 +201,10 @@ impl Service {
             if value < Duration::from_secs(1) || value > MAX_IDLE {
                 return Err(Error::InvalidTimeout { service: self.key(), name, value });
             }
+        }
+        let value = self.transition;
+        if value > MAX_IDLE {
+            return Err(Error::InvalidTransition { service: self.key(), value });
         }
         let new_flows = self.new_flows;
         if new_flows == 0 || new_flows > MAX_NEW_FLOWS {

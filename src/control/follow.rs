@@ -176,19 +176,15 @@ impl Control {
     }
 
     fn rebuild_table(&mut self, key: ServiceKey) -> Result<()> {
-        let Some(balanced) = self.services.get_mut(&key) else {
+        let Some(balanced) = self.services.get(&key) else {
             return Ok(());
         };
         let entries = entries(&balanced.targets);
         if entries == balanced.entries {
             return Ok(());
         }
-        let old = balanced.table;
-        balanced.table = self.tables.build(&entries)?;
-        balanced.entries = entries;
-        let balanced = &self.services[&key];
-        self.write_service(balanced, self.vips[&key.address].id);
-        self.tables.retire(old);
+        let table = self.build_table(&entries)?;
+        self.swap_table(key, table, entries);
         Ok(())
     }
 
@@ -328,9 +324,10 @@ impl Control {
         }
     }
 
-    /// When the next path MTU is too old.
+    /// When the next path MTU is too old, or the next transition of a service over.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.path_mtus.next_expiry()
+        let end = self.ends.first().map(|(end, _)| *end);
+        self.path_mtus.next_expiry().into_iter().chain(end).min()
     }
 
     /// The headers of all tunnels.

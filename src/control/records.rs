@@ -24,12 +24,15 @@ use crate::vlans::VlanPrefix;
 impl Control {
     pub(super) fn write_service(&self, balanced: &Balanced, vip: u32) {
         let service = &balanced.service;
+        let previous = balanced.transition.previous.as_ref();
         self.maps.services.write(
             balanced.id,
             &ServiceRecord {
+                previous: previous.map_or(0, |previous| previous.table),
+                until: previous.map_or(0, |previous| previous.tick),
                 table: balanced.table,
                 vip,
-                sticky: u32::from(service.sticky),
+                sticky: u8::from(service.sticky),
                 used: 1,
                 address: address_octets(service.address),
                 port: service.port.to_be(),
@@ -37,6 +40,7 @@ impl Control {
                 idle_ns: service.idle.as_nanos() as u64,
                 closing_ns: service.closing.as_nanos() as u64,
                 new_flows: service.new_flows,
+                transition_ms: service.transition.as_millis() as u32,
                 ..Default::default()
             },
         );

@@ -16,6 +16,9 @@ use crate::hash::HashKey;
 use crate::maglev;
 use crate::maglev::Member;
 
+/// Tables that a service may have: its own, and the one from before a change.
+const EACH: u32 = 2;
+
 /// Tables that there may be beside those that services have.
 const SPARE: u32 = 128;
 
@@ -49,7 +52,7 @@ impl Tables {
             maps,
             size,
             key,
-            limit: services + SPARE,
+            limit: EACH * services + SPARE,
             blocks: 0,
             made: 0,
             fresh: Vec::new(),
@@ -61,7 +64,7 @@ impl Tables {
     /// How many blocks the tables of so many services can be in.
     pub(super) fn blocks(services: u32) -> u32 {
         let (mut blocks, mut tables) = (0, 0);
-        while tables < services + SPARE {
+        while tables < EACH * services + SPARE {
             blocks += 1;
             tables += block_tables(blocks);
         }

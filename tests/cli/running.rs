@@ -264,7 +264,7 @@ fn show_tells_all_with_stable_keys() {
     assert_eq!(
         keys(service),
         "address closing_seconds destinations idle_seconds new_flows port protocol reason service \
-         stats status sticky type unreachable usable"
+         stats status sticky transition_seconds type unreachable usable"
     );
     assert_eq!(service["status"], "forwarding");
     assert_eq!(service["usable"], 2);
@@ -325,12 +325,16 @@ fn explain_tells_where_packets_go_and_why() {
     };
 
     let syn = explain(&["tcp", "10.7.7.7:1234", "192.168.100.1:80", "--syn"]);
-    assert_eq!(keys(&syn), "destination flow reason service shares steps table_index type verdict");
+    assert_eq!(
+        keys(&syn),
+        "destination flow previous_table reason service shares steps table_index type verdict"
+    );
     assert_eq!((&syn["verdict"], &syn["reason"]), (&"forward".into(), &"forwarded_syn".into()));
     assert!(syn["table_index"].is_u64() && syn["destination"]["mac"].is_string());
     let ack = explain(&["tcp", "10.7.7.7:1234", "192.168.100.1:80"]);
     assert_eq!(ack["reason"], "forwarded_new");
     assert_eq!(ack["table_index"], syn["table_index"]);
+    assert_eq!((&ack["previous_table"], &syn["previous_table"]), (&false.into(), &false.into()));
 
     let any = explain(&["tcp", "10.7.7.7", "192.168.100.1:80"]);
     assert_eq!(any["shares"].as_array().map(Vec::len), Some(2));

@@ -127,6 +127,7 @@ fn refused_values_exit_1_and_are_named() {
         (extended(&["--port", "80", "--port", "80/tcp"]), "192.168.100.1:80/tcp"),
         (extended(&["--weight", "10.1.2.3=0"]), "weight 0"),
         (extended(&["--new-flows", "0"]), "new_flows of 0"),
+        (extended(&["--transition", "2592001"]), "transition of 2592001s"),
         (extended(&["--new-flows", "10000001"]), "new_flows of 10000001"),
         (extended(&["--weight", "10.1.2.3=65536"]), "weight 65536"),
         (extended(&["--weight", "10.1.2.4=2"]), "10.1.2.4"),

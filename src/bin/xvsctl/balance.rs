@@ -111,6 +111,11 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     new_flows: Option<u32>,
 
+    /// For how long after a change connections without a flow stay where the hash had
+    /// them (default 60; 0: not at all)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    transition: Option<Duration>,
+
     /// The share of new flows of a real server, 1 to 65535 (default 1); may
     /// be repeated
     #[arg(long = "weight", value_name = "RIP=N")]
@@ -392,6 +397,9 @@ fn services(args: &Args) -> anyhow::Result<Vec<Service>> {
             let mut service = Service::new(*vip, port.number, protocol).sticky(args.sticky);
             if let Some(new_flows) = args.new_flows {
                 service = service.new_flows(new_flows);
+            }
+            if let Some(transition) = args.transition {
+                service = service.transition(transition);
             }
             service.validate()?;
             if services.iter().any(|other| other.key() == service.key()) {

@@ -143,6 +143,7 @@ fn object(explanation: &Explanation, steps: &[String], links: &Links) -> Value {
         "flow": explanation.flow.as_ref().map(output::flow),
         "destination": destination,
         "table_index": explanation.table_index,
+        "previous_table": explanation.is_previous,
         "shares": shares,
         "steps": steps,
     })
@@ -244,7 +245,12 @@ impl Context {
             "both addresses, both ports and the protocol"
         };
         let size = self.info.table_size;
-        Some(format!("The hash of {what} gives entry {index} of {size} in the service's table."))
+        let table = if explanation.is_previous {
+            "table from before its last change, which connections without a flow go by for now"
+        } else {
+            "table"
+        };
+        Some(format!("The hash of {what} gives entry {index} of {size} in the service's {table}."))
     }
 
     fn destination_step(&self, destination: &DestinationExtended) -> String {

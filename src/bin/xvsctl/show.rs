@@ -234,6 +234,7 @@ fn service_object(service: &ServiceExtended) -> Value {
         "idle_seconds": service.service.idle.as_secs_f64(),
         "closing_seconds": service.service.closing.as_secs_f64(),
         "new_flows": service.service.new_flows,
+        "transition_seconds": service.service.transition.as_secs_f64(),
         "status": words::service_status_name(service.status),
         "reason": words::service_status(service.status),
         "unreachable": unreachable,
