@@ -5,7 +5,10 @@
 mod common;
 mod flows {
     pub mod floods;
+    pub mod transition;
 }
+#[path = "model/maglev.rs"]
+mod maglev;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
