@@ -248,7 +248,7 @@ static __always_inline void flow_replace(struct packet *p, struct flow *flow)
 	lived = flow_lives(p, seen,
 			   READ_ONCE(flow_place(p, flow, found)->meta));
 	flow_take(p, flow);
-	p->cpu->replaced += lived & p->stored;
+	p->cpu->replaced += lived & p->cpu->stored;
 }
 
 /* Stores the flow of a packet that has its destination, if its service may. */

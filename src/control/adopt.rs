@@ -15,6 +15,7 @@ use super::entries;
 use super::gate;
 use super::ids::Ids;
 use super::key_record;
+use super::transition::Transition;
 use crate::Destination;
 use crate::DestinationStatus;
 use crate::Mac;
@@ -55,7 +56,8 @@ impl Control {
         self.tell_members();
         self.find_vlans();
 
-        let tables: BTreeSet<u32> = found.iter().map(|found| found.record.table).collect();
+        let records = found.iter().map(|found| &found.record);
+        let tables = records.flat_map(|record| [record.table, record.previous]).collect();
         self.tables.take(&tables)?;
         self.remember_neighbours(&found);
         for Found { id, record, service, targets } in found {
@@ -63,8 +65,17 @@ impl Control {
             let last = |target: Target| Target { ways: self.last_ways(&target), ..target };
             let targets = targets.into_iter().map(last);
             let targets = targets.map(|target| (target.destination.address, target)).collect();
-            let entries = Vec::new();
-            let balanced = Balanced { service, id, table: record.table, entries, targets };
+            let previous = self.tables.slots_of(record.previous);
+            let previous = previous.map(|slots| (record.previous, slots, record.until));
+            let balanced = Balanced {
+                service,
+                id,
+                table: record.table,
+                transition: Transition::of_left(previous),
+                entries: Vec::new(),
+                targets,
+            };
+            self.await_end(&balanced);
             self.inherited.add(key, balanced.targets.keys().copied().collect());
             self.services.insert(key, balanced);
         }

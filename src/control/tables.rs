@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::ids::GRACE;
 use crate::Result;
 use crate::bpf::CHUNK;
+use crate::bpf::Chunk;
 use crate::bpf::Maps;
 use crate::bpf::table_number;
 use crate::hash::HashKey;
@@ -78,6 +79,15 @@ impl Tables {
             self.fresh.extend(block.filter(|table| !used.contains(table)));
         }
         Ok(())
+    }
+
+    /// The slots that a table names; `None` if there is no such table.
+    pub(super) fn slots_of(&self, table: u32) -> Option<BTreeSet<u32>> {
+        let read = |chunk| self.maps.tables.read(table, chunk).ok();
+        let chunks: Option<Vec<Chunk>> = (0..self.size.div_ceil(CHUNK)).map(read).collect();
+        let chunks = chunks.filter(|_| table != 0)?;
+        let slots = chunks.iter().flat_map(|chunk| chunk.slot).take(self.size as usize);
+        Some(slots.collect())
     }
 
     /// Whether a table is the one over these destinations.

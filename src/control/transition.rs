@@ -2,6 +2,7 @@
 //! connections goes by for a while. So balancers agree on connections that began
 //! before it, whichever of them has their flows.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -15,6 +16,7 @@ use crate::Protocol;
 use crate::Result;
 use crate::Service;
 use crate::ServiceKey;
+use crate::clock::duration;
 use crate::clock::now_tick;
 use crate::clock::ticks;
 
@@ -33,8 +35,8 @@ pub(super) struct Transition {
 #[derive(Clone, Debug)]
 pub(super) struct Previous {
     pub(super) table: u32,
-    /// What it was made of.
-    entries: Vec<Entry>,
+    /// The slots that it names.
+    slots: BTreeSet<u32>,
     until: Instant,
     /// The last tick in which packets go by it.
     pub(super) tick: u32,
@@ -46,9 +48,21 @@ impl Transition {
         Self { since: now, previous: None }
     }
 
+    /// That of a service which another process has left, with a table from before that
+    /// names these slots and counts until a tick. Its present one has stood, for all that
+    /// is known.
+    pub(super) fn of_left(previous: Option<(u32, BTreeSet<u32>, u32)>) -> Self {
+        let now = Instant::now();
+        let previous = previous.map(|(table, slots, tick)| {
+            let left = tick.wrapping_sub(now_tick()).cast_signed().max(0).cast_unsigned();
+            Previous { table, slots, until: now + duration(left), tick }
+        });
+        Self { since: now.checked_sub(STOOD).unwrap_or(now), previous }
+    }
+
     /// Follows that a table was replaced now. The number of the table that no packet
     /// goes by any more, 0 if there is none.
-    fn replace(&mut self, service: &Service, table: u32, entries: Vec<Entry>, now: Instant) -> u32 {
+    fn replace(&mut self, service: &Service, table: u32, entries: &[Entry], now: Instant) -> u32 {
         let stood = now - std::mem::replace(&mut self.since, now);
         let (window, is_tcp) = (service.transition, service.protocol == Protocol::Tcp);
         let counts = table != 0 && is_tcp && !window.is_zero() && stood >= STOOD.min(window);
@@ -56,7 +70,8 @@ impl Transition {
             return table;
         }
         let tick = now_tick().wrapping_add(ticks(window));
-        self.previous = Some(Previous { table, entries, until: now + window, tick });
+        let slots = entries.iter().map(|(_, slot)| *slot).collect();
+        self.previous = Some(Previous { table, slots, until: now + window, tick });
         0
     }
 
@@ -93,10 +108,7 @@ impl Control {
         let ended = new.transition.take_ended(now);
         let replaced = match new.table == old.table {
             true => 0,
-            false => {
-                let entries = std::mem::take(&mut old.entries);
-                new.transition.replace(&new.service, old.table, entries, now)
-            }
+            false => new.transition.replace(&new.service, old.table, &old.entries, now),
         };
         self.await_end(new);
         [ended, replaced]
@@ -110,7 +122,8 @@ impl Control {
         };
         let old = std::mem::replace(&mut balanced.table, table);
         let entries = std::mem::replace(&mut balanced.entries, entries);
-        let replaced = balanced.transition.replace(&balanced.service, old, entries, Instant::now());
+        let replaced =
+            balanced.transition.replace(&balanced.service, old, &entries, Instant::now());
         self.await_end(&balanced);
         self.write_service(&balanced, self.vips[&key.address].id);
         self.tables.retire(replaced);
@@ -125,7 +138,7 @@ impl Control {
         };
         let is_new = |target: &Target| !old.targets.contains_key(&target.destination.address);
         let mut taken = new.targets.values().filter(|target| is_new(target)).map(|t| t.slot);
-        if taken.any(|slot| previous.entries.iter().any(|(_, named)| *named == slot)) {
+        if taken.any(|slot| previous.slots.contains(&slot)) {
             let table = previous.table;
             old.transition.previous = None;
             self.write_service(old, self.vips[&old.service.address].id);
@@ -160,7 +173,7 @@ impl Control {
 
     /// Notes when a service's transition ends. What was noted before and does not hold
     /// any more wakes the background thread for nothing.
-    fn await_end(&mut self, balanced: &Balanced) {
+    pub(super) fn await_end(&mut self, balanced: &Balanced) {
         if let Some(end) = balanced.transition.end() {
             self.ends.insert((end, balanced.service.key()));
         }

@@ -23,8 +23,6 @@ pub fn open(lab: &Lab, number: usize) -> Vec<Connection> {
             .map(|i| {
                 let mut connection =
                     Connection::open(vip(i % 2, 80), PATIENCE).expect("a server answers");
-                // Connections of one packet each would be a flood, of which few
-                // are stored.
                 connection.exchange(b"hello").expect("it goes on");
                 connection
             })
