@@ -318,12 +318,19 @@ static __always_inline bool closes(struct packet *p)
 	return p->flags & (TCP_FIN | TCP_RST);
 }
 
+/* What is known of a flow by its first packet. */
+static __always_inline __u32 flow_meta(struct packet *p)
+{
+	return (p->now & SEEN_MASK) | (closes(p) ? XVS_FLOW_CLOSING : 0);
+}
+
 /* A packet was seen; writes only what changes, so that the line stays clean
  * for the other CPUs. Should the place have been taken in between, the new flow
  * gets the age of the old one, or is taken for closing, until its next packet
  * at the latest; should two CPUs have packets of one flow, one's change counts.
  */
-static __always_inline void flow_touch(struct packet *p, struct flow *flow)
+static __always_inline void flow_touch(struct packet *p, struct flow *flow,
+				       struct xvs_destination *d)
 {
 	__u32 now = p->now & SEEN_MASK;
 	__u32 meta = flow->meta;
@@ -335,8 +342,11 @@ static __always_inline void flow_touch(struct packet *p, struct flow *flow)
 	}
 	if (closes(p))
 		meta |= XVS_FLOW_CLOSING;
-	if (meta != flow->meta)
-		WRITE_ONCE(flow_place(p, flow, flow->place)->meta, meta);
+	if (meta == flow->meta)
+		return;
+	WRITE_ONCE(flow_place(p, flow, flow->place)->meta, meta);
+	if (settings.share && is_news(flow->meta, meta, flow->hash, d->idle))
+		flow_tell(p, meta);
 }
 
 #endif

@@ -98,12 +98,9 @@ static __always_inline bool flow_set_tag(struct packet *p, struct flow *flow,
 static __always_inline void flow_write(struct packet *p, struct flow *flow)
 {
 	struct xvs_flow *place = flow_place(p, flow, flow->place);
-	__u32 meta = p->now & SEEN_MASK;
 
-	if (closes(p))
-		meta |= XVS_FLOW_CLOSING;
 	WRITE_ONCE(place->client, flow->client);
-	WRITE_ONCE(place->meta, meta);
+	WRITE_ONCE(place->meta, flow_meta(p));
 	if (p->version == 6) {
 		__u64 *client = flow_client6(p, flow, flow->place);
 

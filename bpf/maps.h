@@ -63,6 +63,14 @@ struct {
 	__type(value, struct xvs_flow_lock);
 } flow_locks SEC(".maps");
 
+/* News of flows, for other balancers; a page unless they are told. v5.8:
+ * 457f44363a88 ("bpf: Implement BPF ring buffer and verifier support for it")
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} flow_news SEC(".maps");
+
 /* Destinations by slot; slot 0 is none. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

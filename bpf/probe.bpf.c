@@ -25,6 +25,7 @@
 #include "packet.h"
 #include "nat.h"
 #include "hash.h"
+#include "flow_news.h"
 #include "flow.h"
 #include "fragment.h"
 #include "checksum.h"

@@ -23,6 +23,7 @@
 #include "packet.h"
 #include "nat.h"
 #include "hash.h"
+#include "flow_news.h"
 #include "flow.h"
 #include "flow_store.h"
 #include "service.h"
@@ -66,7 +67,7 @@ static __always_inline int balance(struct packet *p)
 
 	if (d && !is_syn(p)) {
 		flow_hit(p);
-		flow_touch(p, &flow);
+		flow_touch(p, &flow, d);
 		p->destination = d;
 		return XVS_FORWARDED_FLOW;
 	}
@@ -87,6 +88,8 @@ static __always_inline int balance(struct packet *p)
 		return XVS_FORWARDED_SYN;
 	}
 	flow_store(p, &flow);
+	if (settings.share && p->cpu->stored)
+		flow_tell(p, flow_meta(p));
 	return is_syn(p) ? XVS_FORWARDED_SYN : XVS_FORWARDED_NEW;
 }
 

@@ -201,6 +201,8 @@ struct xvs_settings {
 	__u64 icmp_burst;	    /* ns that a CPU may be ahead of that */
 	__u64 icmp_source_interval; /* the same for errors to one source */
 	__u64 icmp_source_burst;
+	__u32 share; /* 1: news of flows are told */
+	__u32 pad;
 };
 
 /* A service's way into the map of services. */
@@ -352,6 +354,16 @@ struct xvs_flows6 {
 	struct xvs_bucket6 buckets[XVS_FLOW_GROUP / XVS_FLOW_WAYS];
 };
 
+/* What has become of a flow, for other balancers. */
+struct xvs_flow_news {
+	__u8 client[16]; /* its address */
+	__u32 slot;
+	__u32 generation; /* of the slot */
+	__u32 meta;	  /* enum xvs_flow_meta */
+	__be16 port;	  /* the client's */
+	__u16 pad;
+};
+
 /* Where a packet goes that comes in fragments. */
 struct xvs_fragment {
 	__u32 slot;
@@ -453,10 +465,11 @@ struct xvs_cpu {
 	/* Of the packet that is on its way. */
 	__u32 fragment_id;
 	__u32 fragment_protocol;
-	__u32 more;	/* 1: more fragments follow */
-	__u32 stored;	/* flows stored for it */
-	__u64 replaced; /* flows that lived and lost their place */
-	__u64 pad[4];
+	__u32 more;	 /* 1: more fragments follow */
+	__u32 stored;	 /* flows stored for it */
+	__u64 replaced;	 /* flows that lived and lost their place */
+	__u64 news_lost; /* news of flows that found no room */
+	__u64 pad[3];
 };
 
 /* Counters of one service or VIP on one CPU: packets not forwarded. */
@@ -607,6 +620,7 @@ _Static_assert(sizeof(struct xvs_traffic) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_cpu) == 384, "whole cache lines");
 _Static_assert(sizeof(struct xvs_chunk) == 4096, "one page");
 _Static_assert(sizeof(struct xvs_flow) == 16, "packed");
+_Static_assert(sizeof(struct xvs_flow_news) == 32, "packed");
 _Static_assert(sizeof(struct xvs_flows4) == 4096, "one page");
 _Static_assert(sizeof(struct xvs_flows6) == 8192, "two pages");
 

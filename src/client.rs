@@ -1,5 +1,7 @@
 //! The public API: wanted state in.
 
+mod share;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -61,6 +63,7 @@ pub struct Client {
     shared: Arc<Shared>,
     on_exit: OnExit,
     threads: Vec<JoinHandle<()>>,
+    reading: share::Reading,
 }
 
 /// What the API and the background thread have in common.
@@ -128,6 +131,7 @@ impl Client {
             shared: Arc::clone(&shared),
             on_exit: options.persist,
             threads: Vec::new(),
+            reading: share::Reading::default(),
         };
         let monitor = Monitor::new(Arc::clone(&shared), net, watcher);
         client.spawn("xvs-monitor", move || monitor.run())?;

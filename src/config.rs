@@ -244,6 +244,12 @@ pub struct Options {
     /// What becomes of the data plane when the process is gone. Default: it is
     /// detached.
     pub persist: OnExit,
+    /// Whether what becomes of flows is told, for other balancers
+    /// ([`Client::flow_reader`](crate::Client::flow_reader)). Default: no.
+    pub share_flows: bool,
+    /// The octets of memory for what was told and not read yet, 4,096 to 1,073,741,824,
+    /// which are made a power of two; each news takes 40. Default: 8,388,608.
+    pub share_ring: u32,
 }
 
 impl Default for Options {
@@ -264,6 +270,8 @@ impl Default for Options {
             nat4: NatPrefixes::default().v4,
             nat6: NatPrefixes::default().v6,
             persist: OnExit::Detach,
+            share_flows: false,
+            share_ring: 8 << 20,
         }
     }
 }
@@ -376,6 +384,18 @@ impl Options {
         self
     }
 
+    /// Sets whether what becomes of flows is told, for other balancers.
+    pub const fn share_flows(mut self, share: bool) -> Self {
+        self.share_flows = share;
+        self
+    }
+
+    /// Sets the octets of memory for what was told and not read yet.
+    pub const fn share_ring(mut self, octets: u32) -> Self {
+        self.share_ring = octets;
+        self
+    }
+
     pub(crate) const fn nat_prefixes(&self) -> NatPrefixes {
         NatPrefixes { v4: self.nat4, v6: self.nat6 }
     }
@@ -390,6 +410,7 @@ impl Options {
             ("table_size", self.table_size, 251, 131_071),
             ("icmp_rate", self.icmp_rate, 1, 1_000_000),
             ("icmp_source_rate", self.icmp_source_rate, 1, 1_000_000),
+            ("share_ring", self.share_ring, 4_096, 1 << 30),
         ] {
             if !(least..=most).contains(&value) {
                 return Err(Error::OptionRange { option, value, least, most });
@@ -456,6 +477,8 @@ mod tests {
             (Options::new().table_size(65_536), "prime"),
             (Options::new().icmp_rate(0), "icmp_rate"),
             (Options::new().icmp_source_rate(0), "icmp_source_rate"),
+            (Options::new().share_ring(4_095), "share_ring"),
+            (Options::new().share_ring(1 << 31), "share_ring"),
             (Options::new().vlan(0, "10.0.0.0/8".parse().unwrap()), "VLAN 0"),
             (
                 Options::new()

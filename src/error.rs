@@ -107,6 +107,10 @@ pub enum Error {
     TakeOver { instance: String, reason: String },
     /// No such instance is pinned.
     InstanceNotFound { instance: String, path: PathBuf },
+    /// News of flows were asked for, and are not told.
+    SharingOff { instance: String },
+    /// The news of flows have a reader already.
+    FlowReaderTaken { instance: String },
     /// A map operation failed.
     Map { map: &'static str, operation: &'static str, source: io::Error },
     /// A netlink request failed.
@@ -271,6 +275,14 @@ impl fmt::Display for Error {
             Self::MixedFamilies { source, destination } => {
                 write!(f, "{source} and {destination} are not of the same family")
             }
+            Self::SharingOff { instance } => {
+                write!(f, "instance `{instance}` shares no flows; `Options::share_flows` lets it")
+            }
+            Self::FlowReaderTaken { instance } => write!(
+                f,
+                "the flows of instance `{instance}` are read already; drop the `FlowReader` that \
+                 there is, and do not mix it with `Client::read_flow`"
+            ),
             Self::Map { map, operation, source } => {
                 write!(f, "map {map}: {operation} failed: {source}")
             }

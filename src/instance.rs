@@ -81,6 +81,10 @@ impl Instance {
         Self { name: name.to_owned(), maps }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The names of the instances there are.
     pub fn list(bpffs: &Path) -> Result<Vec<String>> {
         Directory::list(bpffs)

@@ -184,6 +184,7 @@ fn sizes(options: &Options, settings: Settings) -> Result<Sizes> {
         table_blocks: Control::table_blocks(options),
         prefixes: MAX_PREFIXES as u32,
         possible_cpus: host::possible_cpus()?,
+        news: if options.share_flows { options.share_ring } else { 1 },
     })
 }
 
@@ -258,6 +259,8 @@ fn settings(options: &Options, generic: bool) -> Result<Settings> {
         icmp_burst: 100_000_000,
         icmp_source_interval: source_interval,
         icmp_source_burst: (ICMP_SOURCE_BURST - 1) * source_interval,
+        share: u32::from(options.share_flows),
+        pad: 0,
     })
 }
 

@@ -29,9 +29,19 @@ const MOST: u64 = 500_000;
 const STACK: u64 = 480;
 
 /// Octets of `struct xvs_settings`, the constants of the data plane, and where
-/// `frags` is in it.
-const SETTINGS: usize = 96;
+/// `frags` and `share` are in it.
+const SETTINGS: usize = 104;
 const FRAGS: usize = 52;
+const SHARE: usize = 96;
+
+/// What the data plane is loaded for.
+#[derive(Clone, Copy)]
+struct Case {
+    /// Frames may be in several buffers.
+    frags: bool,
+    /// News of flows are told.
+    share: bool,
+}
 
 /// The objects that the skeletons of this build include.
 fn objects() -> Vec<PathBuf> {
@@ -86,10 +96,10 @@ fn has_exchange() -> bool {
 }
 
 /// An object's programs, loaded with a log of a level: the log of each, and
-/// the octets of its machine code. Frames may be in several buffers, or not.
+/// the octets of its machine code.
 fn load(
     path: &Path,
-    frags: bool,
+    case: Case,
     level: u32,
     room: usize,
 ) -> Result<Vec<(String, String, u32)>, Vec<String>> {
@@ -104,7 +114,8 @@ fn load(
             word.copy_from_slice(&1021_u32.to_ne_bytes());
         }
         if constants.len() == SETTINGS {
-            constants[FRAGS..][..4].copy_from_slice(&u32::from(frags).to_ne_bytes());
+            constants[FRAGS..][..4].copy_from_slice(&u32::from(case.frags).to_ne_bytes());
+            constants[SHARE..][..4].copy_from_slice(&u32::from(case.share).to_ne_bytes());
         }
         map.set_initial_value(&constants).expect("it is as long as before");
     }
@@ -115,7 +126,7 @@ fn load(
             program.set_autoload(false);
             continue;
         }
-        if frags {
+        if case.frags {
             program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
         }
         program.set_log_level(level);
@@ -141,12 +152,16 @@ fn every_program_is_far_from_the_limit() {
     assert!(nix::unistd::geteuid().is_root(), "this test needs root");
     let has_frags = xdp::has_frags();
     for object in objects() {
-        for (name, log, octets) in loaded(&object, has_frags) {
+        let case = Case { frags: has_frags, share: false };
+        for (name, log, octets) in loaded(&object, case) {
             check(&format!("program {name}"), &log, octets);
+        }
+        for (name, log, octets) in loaded(&object, Case { share: true, ..case }) {
+            check(&format!("sharing flows, {name}"), &log, octets);
         }
         // As on kernels that have one buffer for a frame.
         if has_frags {
-            for (name, log, octets) in loaded(&object, false) {
+            for (name, log, octets) in loaded(&object, Case { frags: false, ..case }) {
                 check(&format!("without frags, {name}"), &log, octets);
             }
         }
@@ -154,13 +169,13 @@ fn every_program_is_far_from_the_limit() {
 }
 
 /// An object's programs with the verifier's account of each.
-fn loaded(object: &Path, frags: bool) -> Vec<(String, String, u32)> {
+fn loaded(object: &Path, case: Case) -> Vec<(String, String, u32)> {
     // v5.2: 06ee7115b0d1 ("bpf: add verifier stats and log_level bit 2")
-    if let Ok(programs) = load(object, frags, 4, 1 << 16) {
+    if let Ok(programs) = load(object, case, 4, 1 << 16) {
         return programs;
     }
     // Once more with what the verifier saw on its way to the fault.
-    for log in load(object, frags, 1, 1 << 24).expect_err("it failed before") {
+    for log in load(object, case, 1, 1 << 24).expect_err("it failed before") {
         let lines: Vec<&str> = log.lines().collect();
         println!("{}", lines[lines.len().saturating_sub(100)..].join("\n"));
     }

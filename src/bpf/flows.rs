@@ -62,6 +62,11 @@ impl StoredFlow {
         if silence > SEEN - AHEAD { 0 } else { silence }
     }
 
+    /// In how many later ticks packets came, at most [`FlowMeta::XVS_FLOW_AGE_MAX`].
+    pub(crate) const fn age(&self) -> u32 {
+        self.meta / FlowMeta::XVS_FLOW_AGE.0 % 4
+    }
+
     /// The ticks that it may be silent.
     pub(crate) const fn limit(&self) -> u32 {
         if self.closing() { self.destination.closing } else { self.destination.idle }
@@ -132,6 +137,24 @@ impl Maps {
             .map(|place| At { v4: key.source.is_ipv4(), group, place })
             .filter_map(|at| self.place(at, hasher)?.flow)
             .find(|flow| flow.key == *key)
+    }
+
+    /// The flow that there are news of, unless its destination is gone.
+    pub(crate) fn flow_of(&self, news: &FlowNews) -> Option<StoredFlow> {
+        let slot = news.slot;
+        if slot >= self.destinations.len() {
+            return None;
+        }
+        let destination = self.destinations.read(slot);
+        let key = FlowKey {
+            source: octets_address(news.client),
+            destination: octets_address(destination.address),
+            source_port: u16::from_be(news.port),
+            destination_port: u16::from_be(destination.port),
+            protocol: destination.protocol,
+        };
+        let same = destination.service != 0 && destination.generation == news.generation;
+        same.then_some(StoredFlow { key, slot, destination, meta: news.meta })
     }
 
     /// Calls `each` with every place in use, of both families, until it breaks.

@@ -30,6 +30,8 @@ pub(crate) struct Sizes {
     pub(crate) table_blocks: u32,
     pub(crate) prefixes: u32,
     pub(crate) possible_cpus: u32,
+    /// Octets of the ring that news of flows are in.
+    pub(crate) news: u32,
 }
 
 /// The loaded data plane, and the folder of its pins.
@@ -107,6 +109,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbeProg
         (&mut maps.destination_infos, settings.destinations),
         (&mut maps.gauges, settings.destinations),
         (&mut maps.retired, 2 * settings.services),
+        (&mut maps.flow_news, sizes.news),
     ] {
         let () = map.set_max_entries(entries).map_err(fault)?;
     }

@@ -47,6 +47,7 @@ pub(crate) struct Maps {
     pub(crate) destination_infos: Array<DestinationInfo>,
     pub(crate) gauges: Array<Gauge>,
     pub(crate) retired: Array<Retired>,
+    pub(super) flow_news: MapHandle,
 }
 
 impl Maps {
@@ -94,6 +95,7 @@ impl Maps {
             destination_infos: array(path, "destination_infos")?,
             gauges: array(path, "gauges")?,
             retired: array(path, "retired")?,
+            flow_news: open(path, "flow_news")?,
         })
     }
 

@@ -12,6 +12,7 @@ mod maps;
 mod pin;
 mod ports;
 mod probe;
+mod ring;
 mod tables;
 mod types;
 
@@ -33,6 +34,7 @@ pub(crate) use maps::Maps;
 pub(crate) use pin::Directory;
 pub(crate) use ports::Ports;
 pub(crate) use probe::ProbePrograms;
+pub(crate) use ring::NewsRing;
 pub(crate) use tables::CHUNK;
 pub(crate) use tables::TableMemory;
 pub(crate) use tables::table_number;

@@ -61,6 +61,18 @@ impl Default for Chunk {
     }
 }
 
+/// `struct xvs_flow_news`, which the skeleton has not either.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct FlowNews {
+    pub(crate) client: [u8; 16],
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) meta: u32,
+    pub(crate) port: u16,
+    _pad: u16,
+}
+
 /// A record that the kernel copies octet by octet.
 ///
 /// # Safety
@@ -104,10 +116,11 @@ records! {
     Refused: 256,
     Retired: 592,
     ServiceRecord: 64,
-    Settings: 96,
+    Settings: 104,
     ServiceKeyRecord: 20,
     Traffic: 64,
     TunnelRecord: 64,
+    FlowNews: 32,
 }
 
 /// The octets of a record.

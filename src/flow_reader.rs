@@ -1,0 +1,126 @@
+//! News of flows, for other balancers.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+use nix::poll::poll;
+
+use crate::Error;
+use crate::FlowRecord;
+use crate::FlowState;
+use crate::Instance;
+use crate::Protocol;
+use crate::Result;
+use crate::ServiceKey;
+use crate::bpf::NewsRing;
+use crate::bpf::StoredFlow;
+use crate::clock::duration;
+use crate::clock::now_tick;
+
+/// Reads what has become of flows, for other balancers; see
+/// [`Client::flow_reader`](crate::Client::flow_reader).
+///
+/// Its file ([`AsFd`]) can be waited for by poll or epoll, level-triggered.
+#[derive(Debug)]
+pub struct FlowReader {
+    ring: NewsRing,
+    instance: Instance,
+    /// Whether there is a reader.
+    taken: Arc<AtomicBool>,
+}
+
+impl FlowReader {
+    /// The most records that one call gives.
+    pub const MOST: usize = 4096;
+
+    pub(crate) fn new(instance: &Instance, taken: &Arc<AtomicBool>) -> Result<Self> {
+        if instance.maps.instance.read(0).settings.share == 0 {
+            return Err(Error::SharingOff { instance: instance.name().to_owned() });
+        }
+        if taken.swap(true, Ordering::AcqRel) {
+            return Err(Error::FlowReaderTaken { instance: instance.name().to_owned() });
+        }
+        let ring = NewsRing::new(&instance.maps).inspect_err(|_| {
+            taken.store(false, Ordering::Release);
+        })?;
+        Ok(Self { ring, instance: instance.clone(), taken: Arc::clone(taken) })
+    }
+
+    /// Waits for news, at most so long, and gives what there are, oldest first, at most
+    /// [`FlowReader::MOST`]. None when the time is over.
+    ///
+    /// # Errors
+    ///
+    /// When a system call fails.
+    pub fn read(&mut self, timeout: Duration) -> Result<Vec<FlowRecord>> {
+        let deadline = Instant::now().checked_add(timeout);
+        loop {
+            let news = self.ring.take(Self::MOST)?;
+            let now = now_tick();
+            let flows = news.iter().filter_map(|news| self.instance.maps.flow_of(news));
+            let records: Vec<FlowRecord> =
+                flows.filter_map(|flow| self.instance.flow_record(&flow, now)).collect();
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if !records.is_empty() || left == Some(Duration::ZERO) {
+                return Ok(records);
+            }
+            self.wait(left)?;
+        }
+    }
+
+    fn wait(&self, time: Option<Duration>) -> Result<()> {
+        // Rounded up: it is not to be asked in a circle when less than 1 ms is left.
+        let time = time.map(|time| time.saturating_add(Duration::from_micros(999)));
+        let timeout = time.and_then(|time| PollTimeout::try_from(time).ok());
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(Error::System { call: "poll", source: errno.into() }),
+        }
+    }
+}
+
+impl AsFd for FlowReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+impl Drop for FlowReader {
+    fn drop(&mut self) {
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
+impl Instance {
+    /// A flow as other balancers are told of it, unless its destination is gone.
+    pub(crate) fn flow_record(&self, flow: &StoredFlow, now: u32) -> Option<FlowRecord> {
+        let key = &flow.key;
+        let service = ServiceKey {
+            address: key.destination,
+            port: key.destination_port,
+            protocol: Protocol::from_number(key.protocol)?,
+        };
+        let generation = flow.destination.generation;
+        let destination = self.destination_address(flow.slot, generation)?;
+        // What was read before was all of one destination.
+        let still = self.maps.destinations.read(flow.slot).generation == generation;
+        let source = SocketAddr::new(key.source, key.source_port);
+        still.then_some(FlowRecord {
+            state: if flow.closing() { FlowState::Closing } else { FlowState::Open },
+            seen: flow.age() as u8 + 1,
+            idle: duration(flow.silence(now)),
+            ..FlowRecord::new(source, service, destination)
+        })
+    }
+}
