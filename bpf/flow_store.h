@@ -182,7 +182,7 @@ static __always_inline bool flow_claim(struct packet *p, struct flow *flow)
  * before what was seen again, and no flood takes the place of a flow that sends
  * at all.
  */
-#define RANK_NEW (1ULL << 12)
+#define RANK_NEW (1ULL << XVS_FLOW_RANK_SHIFT)
 
 static __always_inline __u64 flow_rank(struct packet *p, __u64 owner,
 				       __u32 meta)
@@ -194,7 +194,8 @@ static __always_inline __u64 flow_rank(struct packet *p, __u64 owner,
 		return 0;
 	if (meta & XVS_FLOW_CLOSING)
 		age = 0;
-	return (flow_silence(p, meta) + 1ULL) << (12 - 4 * age);
+	return (flow_silence(p, meta) + 1ULL)
+	       << (XVS_FLOW_RANK_SHIFT - XVS_FLOW_RANK_AGE * age);
 }
 
 /* Whether the flow in a place lives, as far as can be told without its hash. */

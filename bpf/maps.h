@@ -339,4 +339,12 @@ struct {
 	__type(value, struct xvs_retired);
 } retired SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_share);
+} share SEC(".maps");
+
 #endif

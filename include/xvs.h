@@ -53,10 +53,6 @@ enum {
 	XVS_REASON_ROOM = 32,
 	/* Places for flows in one bucket: a cache line. */
 	XVS_FLOW_WAYS = 4,
-	/* With so many flows a bucket sends new ones to their second one, if
-	 * that has fewer.
-	 */
-	XVS_FLOW_CROWDED = 3,
 	/* Places in one group of 64 buckets: a page, or two. */
 	XVS_FLOW_GROUP = 256,
 	/* Locks for claiming a place, where there is no other way to. */
@@ -136,6 +132,11 @@ enum xvs_flow_meta {
 	XVS_FLOW_AGE = 1 << 24,
 	XVS_FLOW_AGE_MAX = 3,
 	XVS_FLOW_CLOSING = 1 << 26,
+	/* Shift of the rank of a flow with one packet, and by how much less it
+	 * is for each later tick (bpf/flow_store.h).
+	 */
+	XVS_FLOW_RANK_SHIFT = 12,
+	XVS_FLOW_RANK_AGE = 4,
 };
 
 /* What the 16 bits of a place in the word of its bucket say. A flow's tag is
@@ -144,6 +145,10 @@ enum xvs_flow_meta {
 enum xvs_flow_tag {
 	XVS_TAG_UNUSED = 0, /* nothing has ever been there */
 	XVS_TAG_FREED = 2,
+	/* With so many flows a bucket sends new ones to their second one, if
+	 * that has fewer.
+	 */
+	XVS_FLOW_CROWDED = 3,
 };
 
 /* What became of a packet. The verdict follows from the reason. */
@@ -362,6 +367,19 @@ struct xvs_flow_news {
 	__u32 meta;	  /* enum xvs_flow_meta */
 	__be16 port;	  /* the client's */
 	__u16 pad;
+};
+
+/* What became of the records that other balancers sent. */
+struct xvs_share {
+	__u64 stored;
+	__u64 refreshed; /* the flow was there, with that server */
+	__u64 kept;	 /* the flow was there, with another server */
+	/* refused */
+	__u64 no_service;
+	__u64 no_destination;
+	__u64 expired;
+	__u64 no_room;
+	__u64 bad; /* no records, or of another version */
 };
 
 /* Where a packet goes that comes in fragments. */

@@ -13,6 +13,7 @@ mod ids;
 mod nat;
 pub(crate) mod records;
 pub(crate) mod retire;
+mod share;
 mod tables;
 mod transition;
 mod ways;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -111,6 +112,10 @@ pub enum Error {
     SharingOff { instance: String },
     /// The news of flows have a reader already.
     FlowReaderTaken { instance: String },
+    /// The flow has been silent for longer than its service remembers flows.
+    FlowExpired { source: SocketAddr, service: ServiceKey, idle: Duration, limit: Duration },
+    /// All places that the flow can have are of flows with as much right to stay.
+    FlowRoom { source: SocketAddr, service: ServiceKey },
     /// A map operation failed.
     Map { map: &'static str, operation: &'static str, source: io::Error },
     /// A netlink request failed.
@@ -282,6 +287,16 @@ impl fmt::Display for Error {
                 f,
                 "the flows of instance `{instance}` are read already; drop the `FlowReader` that \
                  there is, and do not mix it with `Client::read_flow`"
+            ),
+            Self::FlowExpired { source, service, idle, limit } => write!(
+                f,
+                "the flow of {source} to service {service} has been silent for {idle:?}; the \
+                 service remembers it for {limit:?}"
+            ),
+            Self::FlowRoom { source, service } => write!(
+                f,
+                "there is no room for the flow of {source} to service {service}; \
+                 `Options::flows` makes more"
             ),
             Self::Map { map, operation, source } => {
                 write!(f, "map {map}: {operation} failed: {source}")

@@ -133,6 +133,7 @@ impl Instance {
             persist: OnExit::from_keep_ns(record.keep_ns),
             latency: u64::checked_div(time, samples),
             stats,
+            sharing: self.sharing(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::Offload;
 use crate::OnExit;
 use crate::Prefix;
 use crate::Service;
+use crate::Sharing;
 use crate::bpf::ReasonCode;
 use crate::bpf::Traffic;
 
@@ -344,6 +345,8 @@ pub struct Info {
     /// The traffic of all virtual addresses, with the reasons of all packets,
     /// foreign ones included.
     pub stats: Stats,
+    /// Flows shared with other balancers.
+    pub sharing: Sharing,
 }
 
 /// Whether a prefix of a VLAN can be reached, and why not.

@@ -17,9 +17,9 @@ use crate::hash::Tuple;
 /// A flow's addresses, ports and protocol.
 pub(crate) type FlowKey = Tuple;
 
-const SLOT: u64 = (1 << FlowOwner::XVS_FLOW_SLOT_BITS.0) - 1;
-const CHECK: u64 = (1 << FlowOwner::XVS_FLOW_CHECK_BITS.0) - 1;
-const SEEN: u32 = (1 << FlowMeta::XVS_FLOW_SEEN_BITS.0) - 1;
+pub(super) const SLOT: u64 = (1 << FlowOwner::XVS_FLOW_SLOT_BITS.0) - 1;
+pub(super) const CHECK: u64 = (1 << FlowOwner::XVS_FLOW_CHECK_BITS.0) - 1;
+pub(super) const SEEN: u32 = (1 << FlowMeta::XVS_FLOW_SEEN_BITS.0) - 1;
 const FREED: u64 = FlowOwner::XVS_FLOW_FREED.0 as u64;
 const FREED_TAG: u64 = FlowTag::XVS_TAG_FREED.0 as u64;
 
@@ -34,7 +34,7 @@ const GROUP: usize = {
 };
 
 /// Places in a bucket.
-const BUCKET: usize = {
+pub(super) const BUCKET: usize = {
     const fn length<const N: usize>(_: fn(FlowTags) -> [u64; N]) -> usize {
         N
     }
@@ -47,7 +47,7 @@ pub(crate) struct StoredFlow {
     pub(crate) key: FlowKey,
     pub(crate) slot: u32,
     pub(crate) destination: DestinationRecord,
-    meta: u32,
+    pub(super) meta: u32,
 }
 
 impl StoredFlow {
@@ -58,8 +58,7 @@ impl StoredFlow {
 
     /// The ticks since its last packet, which may have come after `now`.
     pub(crate) const fn silence(&self, now: u32) -> u32 {
-        let silence = now.wrapping_sub(self.meta) & SEEN;
-        if silence > SEEN - AHEAD { 0 } else { silence }
+        silence(self.meta, now)
     }
 
     /// In how many later ticks packets came, at most [`FlowMeta::XVS_FLOW_AGE_MAX`].
@@ -73,12 +72,51 @@ impl StoredFlow {
     }
 }
 
+/// The ticks since the last packet of a flow, by what is known of it.
+pub(super) const fn silence(meta: u32, now: u32) -> u32 {
+    let silence = now.wrapping_sub(meta) & SEEN;
+    if silence > SEEN - AHEAD { 0 } else { silence }
+}
+
+/// The words from a place of IPv6 on to its client's address, which is behind all places of
+/// the bucket.
+pub(super) const CLIENT6: usize = 2 * BUCKET;
+
+/// Where a flow can be.
+pub(super) struct Spot {
+    pub(super) hash: u64,
+    v4: bool,
+    group: u32,
+    /// Places of its buckets that are looked at first.
+    starts: [usize; 2],
+}
+
+impl Spot {
+    /// The tag of the flow's place.
+    pub(super) const fn tag(&self) -> u64 {
+        (self.hash >> 8 & 0xffff) | 1
+    }
+
+    /// The places in the order in which they are looked at.
+    pub(super) fn places(&self) -> impl Iterator<Item = At> + '_ {
+        let (v4, group) = (self.v4, self.group);
+        let places = self.starts.iter().flat_map(|start| (0..BUCKET).map(move |way| start ^ way));
+        places.map(move |place| At { v4, group, place })
+    }
+
+    /// The first place of each bucket.
+    pub(super) fn buckets(&self) -> [At; 2] {
+        let (v4, group) = (self.v4, self.group);
+        self.starts.map(|start| At { v4, group, place: start & !(BUCKET - 1) })
+    }
+}
+
 /// Which place of which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct At {
-    v4: bool,
-    group: u32,
-    place: usize,
+    pub(super) v4: bool,
+    pub(super) group: u32,
+    pub(super) place: usize,
 }
 
 /// What a place of a table has; a place that nothing is in is not told of.
@@ -86,7 +124,7 @@ pub(crate) struct At {
 pub(crate) struct Place<'a> {
     pub(crate) at: At,
     owner: &'a AtomicU64,
-    seen_owner: u64,
+    pub(super) seen_owner: u64,
     tags: &'a AtomicU64,
     /// `None` when the destination that it went to is gone, or nothing is there
     /// but a tag: somebody is writing the place, or stopped half-way.
@@ -117,7 +155,7 @@ impl Place<'_> {
     }
 }
 
-const fn tag_shift(place: usize) -> usize {
+pub(super) const fn tag_shift(place: usize) -> usize {
     place % BUCKET * 16
 }
 
@@ -125,18 +163,29 @@ impl Maps {
     /// What is stored of a flow, unless its destination is gone.
     pub(crate) fn flow(&self, key: &FlowKey) -> Option<StoredFlow> {
         let hasher = self.flow_hash();
+        self.place_of(key, &self.spot(key, hasher), hasher)?.flow
+    }
+
+    /// Where a flow can be.
+    pub(super) fn spot(&self, key: &FlowKey, hasher: FlowHash) -> Spot {
         let hash = hasher.of(key);
         let groups = self.flows4.len();
         let group = (((hash >> 32) * u64::from(groups)) >> 32) as u32;
         let bits = |from: u32| (hash >> from) as usize % GROUP;
         let start = bits(26);
         let other = start ^ ((bits(34) & !(BUCKET - 1)) | BUCKET);
-        [start, other]
-            .into_iter()
-            .flat_map(|start| (0..BUCKET).map(move |way| start ^ way))
-            .map(|place| At { v4: key.source.is_ipv4(), group, place })
-            .filter_map(|at| self.place(at, hasher)?.flow)
-            .find(|flow| flow.key == *key)
+        Spot { hash, v4: key.source.is_ipv4(), group, starts: [start, other] }
+    }
+
+    /// The place that a flow has.
+    pub(super) fn place_of(
+        &self,
+        key: &FlowKey,
+        spot: &Spot,
+        hasher: FlowHash,
+    ) -> Option<Place<'_>> {
+        let has = |place: &Place<'_>| place.flow.as_ref().is_some_and(|flow| flow.key == *key);
+        spot.places().filter_map(|at| self.place(at, hasher)).find(has)
     }
 
     /// The flow that there are news of, unless its destination is gone.
@@ -171,28 +220,21 @@ impl Maps {
 
     /// A place, if something is in it.
     fn place(&self, at: At, hasher: FlowHash) -> Option<Place<'_>> {
-        let (bucket, way) = (at.place / BUCKET, at.place % BUCKET);
-        let tags = if at.v4 { &self.tags4 } else { &self.tags6 };
-        let tags = &tags.words(at.group)[bucket];
+        let tags = self.tags_of(at);
         if tags.load(Ordering::Acquire) >> tag_shift(at.place) & 1 == 0 {
             return None;
         }
-        let (words, first) = match at.v4 {
-            true => (self.flows4.words(at.group), 2 * at.place),
-            false => (self.flows6.words(at.group), 2 * (2 * bucket * BUCKET + way)),
-        };
-        let owner = &words[first];
+        let words = self.words_of(at);
+        let owner = &words[0];
         let seen_owner = owner.load(Ordering::Acquire);
         if seen_owner & SLOT == 0 {
             return Some(Place { at, owner, seen_owner, tags, flow: None });
         }
-        let word = words[first + 1].load(Ordering::Acquire);
+        let word = words[1].load(Ordering::Acquire);
         let source = if at.v4 {
             IpAddr::V4(Ipv4Addr::from((word as u32).to_ne_bytes()))
         } else {
-            // Behind all places of the bucket.
-            let half =
-                |i: usize| words[first + 2 * BUCKET + i].load(Ordering::Acquire).to_ne_bytes();
+            let half = |i: usize| words[CLIENT6 + i].load(Ordering::Acquire).to_ne_bytes();
             let mut octets = [0; 16];
             octets[..8].copy_from_slice(&half(0));
             octets[8..].copy_from_slice(&half(1));
@@ -204,6 +246,22 @@ impl Maps {
         }
         let flow = self.stored(source, seen_owner, (word >> 32) as u32, hasher);
         Some(Place { at, owner, seen_owner, tags, flow })
+    }
+
+    /// The word with the tags of a place's bucket.
+    pub(super) fn tags_of(&self, at: At) -> &AtomicU64 {
+        let tags = if at.v4 { &self.tags4 } else { &self.tags6 };
+        &tags.words(at.group)[at.place / BUCKET]
+    }
+
+    /// The words of a place: its owner, its client with what is known of the flow, and,
+    /// for IPv6, from [`CLIENT6`] on the client's address.
+    pub(super) fn words_of(&self, at: At) -> &[AtomicU64] {
+        let (bucket, way) = (at.place / BUCKET, at.place % BUCKET);
+        match at.v4 {
+            true => &self.flows4.words(at.group)[2 * at.place..],
+            false => &self.flows6.words(at.group)[2 * (2 * bucket * BUCKET + way)..],
+        }
     }
 
     fn stored(
@@ -231,7 +289,7 @@ impl Maps {
         same.then_some(StoredFlow { key, slot, destination, meta })
     }
 
-    fn flow_hash(&self) -> FlowHash {
+    pub(super) fn flow_hash(&self) -> FlowHash {
         let settings = self.instance.read(0).settings;
         FlowHash {
             key: HashKey { k0: settings.k0, k1: settings.k1 },

@@ -48,6 +48,7 @@ pub(crate) struct Maps {
     pub(crate) gauges: Array<Gauge>,
     pub(crate) retired: Array<Retired>,
     pub(super) flow_news: MapHandle,
+    pub(crate) share: Array<ShareRecord>,
 }
 
 impl Maps {
@@ -96,6 +97,7 @@ impl Maps {
             gauges: array(path, "gauges")?,
             retired: array(path, "retired")?,
             flow_news: open(path, "flow_news")?,
+            share: array(path, "share")?,
         })
     }
 

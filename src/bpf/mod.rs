@@ -4,6 +4,7 @@
 mod array;
 mod attach;
 mod decap;
+mod flow_write;
 mod flows;
 mod hash;
 mod kernel;
@@ -23,6 +24,8 @@ pub(crate) use attach::program_name;
 pub(crate) use decap::DecapProgram;
 pub(crate) use decap::ReasonCode as DecapReasonCode;
 pub(crate) use decap::RoleCode as DecapRoleCode;
+pub(crate) use flow_write::FlowWriter;
+pub(crate) use flow_write::Outcome;
 pub(crate) use flows::At;
 pub(crate) use flows::FlowKey;
 pub(crate) use flows::StoredFlow;

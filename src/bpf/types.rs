@@ -33,6 +33,7 @@ pub(crate) use super::skeleton::types::xvs_retired as Retired;
 pub(crate) use super::skeleton::types::xvs_service as ServiceRecord;
 pub(crate) use super::skeleton::types::xvs_service_key as ServiceKeyRecord;
 pub(crate) use super::skeleton::types::xvs_settings as Settings;
+pub(crate) use super::skeleton::types::xvs_share as ShareRecord;
 pub(crate) use super::skeleton::types::xvs_status as StatusCode;
 pub(crate) use super::skeleton::types::xvs_tables as Tables;
 pub(crate) use super::skeleton::types::xvs_tags as FlowTags;
@@ -121,6 +122,7 @@ records! {
     Traffic: 64,
     TunnelRecord: 64,
     FlowNews: 32,
+    ShareRecord: 64,
 }
 
 /// The octets of a record.

@@ -8,9 +8,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::Client;
+use crate::Accepted;
 use crate::FlowReader;
 use crate::FlowRecord;
 use crate::Result;
+use crate::Written;
+use crate::bpf::FlowWriter;
+use crate::records;
 
 /// Who reads the news of flows.
 #[derive(Debug, Default)]
@@ -51,5 +55,58 @@ impl Client {
             none => none.insert(self.flow_reader()?),
         };
         reader.read(timeout)
+    }
+
+    /// Remembers a flow that another balancer told of, so that its packets go to its
+    /// server should they come here. A flow that lives here with another server stays,
+    /// unless the record knows better: when the flow here was seen in one tick only
+    /// and the record's in more (a packet was here before its record), or when the client
+    /// has opened the connection anew since.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ServiceNotFound`](crate::Error::ServiceNotFound) and
+    /// [`Error::DestinationNotFound`](crate::Error::DestinationNotFound) when they are
+    /// none of this balancer's, [`Error::FlowExpired`](crate::Error::FlowExpired),
+    /// [`Error::FlowRoom`](crate::Error::FlowRoom), and
+    /// [`Error::MixedFamilies`](crate::Error::MixedFamilies). All are counted
+    /// ([`Info`](crate::Info)).
+    pub fn write_flow(&self, record: &FlowRecord) -> Result<Written> {
+        let control = self.shared.control();
+        let mut accepted = Accepted::default();
+        let result = control.write_flow(&FlowWriter::new(&self.instance.maps), record);
+        accepted.count(&result);
+        control.count_accepted(&accepted);
+        result
+    }
+
+    /// The same with all records of a buffer that has them in a row ([`records`]), and what
+    /// became of them. Records may come in any order, and more than once.
+    pub fn write_flows(&self, octets: &[u8]) -> Accepted {
+        /// Between so many, other calls have their turn.
+        const TURN: usize = 256;
+        let writer = FlowWriter::new(&self.instance.maps);
+        let mut all = Accepted::default();
+        let mut records = records(octets).peekable();
+        while records.peek().is_some() {
+            let control = self.shared.control();
+            let mut accepted = Accepted::default();
+            for record in records.by_ref().take(TURN) {
+                match record {
+                    Ok(record) => accepted.count(&control.write_flow(&writer, &record)),
+                    Err(_) => accepted.bad += 1,
+                }
+            }
+            control.count_accepted(&accepted);
+            all.add(&accepted);
+        }
+        all
+    }
+
+    /// Calls `each` with the records of all flows that live here, some at a time, in no
+    /// order: for a balancer that joins others. What changes meanwhile is told by
+    /// [`Client::flow_reader`], from which records have to be sent there already.
+    pub fn export_flows(&self, each: impl FnMut(&[FlowRecord])) {
+        self.instance.export_flows(each);
     }
 }

@@ -247,7 +247,8 @@ fn show_tells_all_with_stable_keys() {
     assert_eq!(
         keys(info),
         "alive destinations destinations_limit flows flows_limit flows_replaced instance \
-         interfaces latency_ns process services services_limit stats table_size type uptime_seconds vips"
+         interfaces latency_ns persist_seconds process services services_limit sharing stats \
+         table_size type uptime_seconds vips"
     );
     assert_eq!(info["process"], balance.child.id());
     assert_eq!(
@@ -257,6 +258,11 @@ fn show_tells_all_with_stable_keys() {
     assert_eq!(info["interfaces"][0]["mtu"], 1500);
     assert_eq!(keys(&info["vips"][0]), "address services stats");
     assert_eq!(keys(&info["stats"]), STATS);
+    assert_eq!(keys(&info["sharing"]), "accepted enabled lost");
+    assert_eq!(
+        keys(&info["sharing"]["accepted"]),
+        "bad expired kept no_destination no_room no_service refreshed stored"
+    );
     assert_eq!(
         keys(&info["stats"]["reasons"]).split(' ').count(),
         Reasons::default().iter().count()

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use serde_json::Value;
 use serde_json::json;
+use xvs::Accepted;
 use xvs::Flow;
 use xvs::Info;
 use xvs::Instance;
@@ -15,6 +16,7 @@ use xvs::Interface;
 use xvs::OnExit;
 use xvs::ServiceExtended;
 use xvs::ServiceStatus;
+use xvs::Sharing;
 use xvs::Vip;
 
 use crate::global::Global;
@@ -202,6 +204,7 @@ fn info_object(info: &Info, vips: &[Vip], links: &Links) -> Value {
         "table_size": info.table_size,
         "persist_seconds": persist_seconds(info.persist),
         "latency_ns": info.latency,
+        "sharing": sharing_object(&info.sharing),
         "stats": output::stats(&info.stats),
         "vips": vips,
     })
@@ -214,6 +217,15 @@ fn persist_seconds(persist: OnExit) -> Value {
         OnExit::Keep => Value::Null,
         OnExit::KeepFor(time) => json!(time.as_secs_f64()),
     }
+}
+
+fn sharing_object(sharing: &Sharing) -> Value {
+    let accepted = sharing.accepted.iter().map(|(name, count)| (name.to_owned(), json!(count)));
+    json!({
+        "enabled": sharing.enabled,
+        "lost": sharing.lost,
+        "accepted": Value::Object(accepted.collect()),
+    })
 }
 
 fn service_object(service: &ServiceExtended) -> Value {
@@ -342,6 +354,7 @@ fn info_table(info: &Info, vips: &[Vip], links: &Links, out: &mut impl Write) ->
         None => "not sampled yet".to_owned(),
     };
     rows.push(("latency".to_owned(), latency));
+    rows.extend(sharing_line(&info.sharing).map(|line| ("sharing".to_owned(), line)));
     rows.push((
         "forwarded".to_owned(),
         format!(
@@ -362,6 +375,20 @@ fn info_table(info: &Info, vips: &[Vip], links: &Links, out: &mut impl Write) ->
         writeln!(out, "{label:width$}  {text}")?;
     }
     Ok(())
+}
+
+/// Flows shared with other balancers, if any are.
+fn sharing_line(sharing: &Sharing) -> Option<String> {
+    let accepted = &sharing.accepted;
+    let counts = accepted.iter().filter(|(_, count)| *count > 0);
+    let mut parts: Vec<String> =
+        counts.map(|(name, count)| format!("{count} {}", name.replace('_', " "))).collect();
+    if parts.is_empty() {
+        parts.push("none came".to_owned());
+    }
+    let told = if sharing.enabled { "told" } else { "not told" };
+    (sharing.enabled || accepted != &Accepted::default())
+        .then(|| format!("{told}, {} lost; of others: {}", sharing.lost, parts.join(", ")))
 }
 
 fn interface_line(interface: &Interface, links: &Links) -> String {
