@@ -8,8 +8,11 @@ mod lab;
 #[path = "common/server.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod server;
+#[path = "common/talk.rs"]
+mod talk;
 mod share {
     pub mod failover;
+    pub mod link;
     pub mod news;
     pub mod written;
 }
@@ -44,7 +47,8 @@ fn client(vip: IpAddr, n: u32) -> SocketAddr {
     let address = match vip {
         IpAddr::V4(_) => IpAddr::from((0x0a40_0000 + n / 100).to_be_bytes()),
         IpAddr::V6(_) => {
-            let [high, low] = [(n / 100 >> 16) as u16, (n / 100) as u16];
+            let host = n / 100;
+            let [high, low] = [(host >> 16) as u16, host as u16];
             IpAddr::from([0x2001, 0xdb8, 7, 0, 0, 0, high, low])
         }
     };

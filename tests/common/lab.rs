@@ -271,7 +271,7 @@ END
     }
 
     /// Connects an interface to a port of the switch, in a subnet's bridge.
-    fn plug(&self, host: &Namespace, interface: &str, port: &str, mac: &str, subnet: u8) {
+    pub fn plug(&self, host: &Namespace, interface: &str, port: &str, mac: &str, subnet: u8) {
         self.connect(host, interface, port, mac);
         host.sh(&format!("ip link set {interface} up"));
         self.sw.sh(&format!("ip link set {port} master br{subnet} up"));
@@ -367,7 +367,8 @@ END
         self.address(&self.lb, &format!("{trunk}.{subnet}0"), subnet, 1..=1);
     }
 
-    fn address(
+    /// Gives an interface these addresses of both families in a subnet.
+    pub fn address(
         &self,
         host: &Namespace,
         interface: &str,
