@@ -1,5 +1,5 @@
-//! What the control plane costs: services made, tables built, flows told,
-//! memory. The figures also go to `target/bench-control.json`.
+//! What the control plane costs: services made, tables built, flows told, records of
+//! flows exchanged, memory. The figures also go to `target/bench-control.json`.
 #![allow(missing_docs)]
 
 use std::fmt;
@@ -16,6 +16,7 @@ use serde_json::Value;
 use serde_json::json;
 use xvs::Client;
 use xvs::Destination;
+use xvs::FlowRecord;
 use xvs::MAX_NEW_FLOWS;
 use xvs::Options;
 use xvs::Service;
@@ -67,8 +68,14 @@ fn main() {
         xvs::Mac(MAC)
     ));
     let tables = tables();
-    let figures =
-        lb.enter(|| json!({ "tables_ms": tables, "services": services(), "flows": flows() }));
+    let figures = lb.enter(|| {
+        json!({
+            "tables_ms": tables,
+            "services": services(),
+            "flows": flows(),
+            "sharing": sharing(),
+        })
+    });
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
     fs::create_dir_all(&folder).expect("folders can be made");
     fs::write(folder.join("bench-control.json"), format!("{figures:#}\n"))
@@ -184,21 +191,8 @@ fn services() -> Value {
 /// Many flows, made by packets, and told.
 fn flows() -> Value {
     let before = Memory::now();
-    // Room for twice as many: a full table drops some.
-    let options = options().flows(2 * FLOWS);
-    let pin = Path::new(BPFFS).join("xvs").join(&options.instance).join("xvs");
-    let client = Client::with_options(options, &["lb0"]).expect("it starts");
-    let service = Service::tcp(VIP, 80).new_flows(MAX_NEW_FLOWS);
-    client.set_service(&service, &destinations()).expect("a service");
-    let program = Program::fd_from_pinned_path(pin).expect("the program is pinned");
-    let mut harness = Harness::new("lb0");
-    let program = harness.add(program.as_fd());
-    let ip = frame::Ip::new([10, 64, 0, 0].into(), VIP).macs([2, 0, 0, 0, 0, 9], MAC);
-    let frame = frame::padded(ip.tcp((40000, 80), frame::ACK, b""), FRAME);
-    let packets = Packets { frame, offset: 26, mask: (1 << 20) - 1 };
-    harness.store(program, &packets, SCATTER, FLOWS);
-    let stored = client.info().expect("info").stats.flows;
-    assert!(stored.abs_diff(FLOWS.into()) <= u64::from(FLOWS) / 1000, "{stored} flows stored");
+    let client = balancer(options());
+    store(&client);
 
     let start = Instant::now();
     let flows = client.instance().flows(usize::MAX).expect("flows");
@@ -208,6 +202,93 @@ fn flows() -> Value {
     let told = flows.len() as f64 / f64::from(FLOWS);
     assert!((0.99..=1.0).contains(&told), "all flows but a few are told");
     json!({ "flows": flows.len(), "told_ms": ms(time), "memory": memory.json() })
+}
+
+/// A balancer of one service, with room for twice as many flows: a full table drops some.
+fn balancer(options: Options) -> Client {
+    let client = Client::with_options(options.flows(2 * FLOWS), &["lb0"]).expect("it starts");
+    let service = Service::tcp(VIP, 80).new_flows(MAX_NEW_FLOWS);
+    client.set_service(&service, &destinations()).expect("a service");
+    client
+}
+
+/// Lets packets of many flows come in.
+fn store(client: &Client) {
+    let pin = Path::new(BPFFS).join("xvs").join(options().instance).join("xvs");
+    let program = Program::fd_from_pinned_path(pin).expect("the program is pinned");
+    let mut harness = Harness::new("lb0");
+    let program = harness.add(program.as_fd());
+    let ip = frame::Ip::new([10, 64, 0, 0].into(), VIP).macs([2, 0, 0, 0, 0, 9], MAC);
+    let frame = frame::padded(ip.tcp((40000, 80), frame::ACK, b""), FRAME);
+    let packets = Packets { frame, offset: 26, mask: (1 << 20) - 1 };
+    harness.store(program, &packets, SCATTER, FLOWS);
+    let stored = client.info().expect("info").stats.flows;
+    assert!(stored.abs_diff(FLOWS.into()) <= u64::from(FLOWS) / 1000, "{stored} flows stored");
+}
+
+/// Records of many flows: told, written by another balancer, written once more, exported.
+fn sharing() -> Value {
+    let mut records = Vec::new();
+    let mut told = 0;
+    let client = balancer(options().share_flows(true).share_ring(128 << 20));
+    let mut reader = client.flow_reader().expect("flows are shared");
+    store(&client);
+    let read = per_record(|| {
+        loop {
+            let some = reader.read(Duration::ZERO).expect("the ring can be read");
+            if some.is_empty() {
+                break;
+            }
+            told += some.len() as u64;
+            records.extend(some.iter().flat_map(FlowRecord::to_bytes));
+        }
+        told
+    });
+    assert_eq!(client.info().expect("info").sharing.lost, 0);
+    assert!(told >= u64::from(FLOWS) * 999 / 1000, "{told} told");
+    drop((reader, client));
+
+    let client = balancer(options());
+    let mut stored = 0;
+    let written = per_record(|| {
+        let accepted = client.write_flows(&records);
+        assert_eq!(accepted.refused() - accepted.no_room, 0, "{accepted:?}");
+        stored = accepted.stored;
+        told
+    });
+    assert!(stored >= u64::from(FLOWS) * 99 / 100, "{stored} stored");
+    let again = per_record(|| {
+        assert_eq!(client.write_flows(&records).stored, 0, "they are there");
+        told
+    });
+    let mut octets = Vec::new();
+    let exported = per_record(|| {
+        let mut number = 0;
+        client.export_flows(|some| {
+            number += some.len() as u64;
+            octets.clear();
+            octets.extend(some.iter().flat_map(FlowRecord::to_bytes));
+        });
+        number
+    });
+    println!(
+        "{told} records of flows: read {read:.0} ns each, written {written:.0} ns, written again \
+         {again:.0} ns, exported {exported:.0} ns"
+    );
+    json!({
+        "records": told,
+        "read_ns": read.round(),
+        "written_ns": written.round(),
+        "written_again_ns": again.round(),
+        "exported_ns": exported.round(),
+    })
+}
+
+/// Nanoseconds for each record of a job that tells how many it had.
+fn per_record(job: impl FnOnce() -> u64) -> f64 {
+    let start = Instant::now();
+    let number = job();
+    start.elapsed().as_nanos() as f64 / number as f64
 }
 
 /// The median time of something that is done so often.

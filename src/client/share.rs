@@ -27,7 +27,8 @@ pub(super) struct Reading {
 impl Client {
     /// What becomes of flows from now on, for other balancers: of each flow that is
     /// stored, that its client closes, that becomes better known, and of each that goes
-    /// on, twice a minute. Flows that [`Client::write_flow`] wrote are told only when
+    /// on, twice a minute, or every 8 seconds where its service forgets it within two
+    /// minutes. Flows that [`Client::write_flow`] wrote are told only when
     /// packets of theirs come here, so that no record goes in circles.
     ///
     /// News that are not read in time are lost, and counted ([`Info`](crate::Info)); a
