@@ -386,6 +386,31 @@ mod tests {
         assert_eq!(records(&nowhere).collect::<Vec<_>>(), [version]);
     }
 
+    /// What begins like records and goes on at random is refused, and comes to an end.
+    #[test]
+    fn noise_is_no_record() {
+        let mut state = 0x5eed_u64;
+        let mut octet = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        for round in 0..20_000 {
+            let length = usize::from(octet()) * 3;
+            let mut buffer: Vec<u8> = (0..length).map(|_| octet()).collect();
+            if round % 2 == 0 {
+                for record in buffer.chunks_mut(64) {
+                    record[0] = MAGIC;
+                    if let Some(version) = record.get_mut(1) {
+                        *version %= 3;
+                    }
+                }
+            }
+            let all: Vec<_> = records(&buffer).collect();
+            assert!(all.iter().all(Result::is_err), "{all:?}");
+            assert!(all.len() <= length / HEAD + 1, "{} of {length} octets", all.len());
+        }
+    }
+
     #[test]
     fn a_corrupted_record_among_others_is_one() {
         let record = example(true);
