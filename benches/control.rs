@@ -258,7 +258,8 @@ fn sharing() -> Value {
     });
     assert!(stored >= u64::from(FLOWS) * 99 / 100, "{stored} stored");
     let again = per_record(|| {
-        assert_eq!(client.write_flows(&records).stored, 0, "they are there");
+        let accepted = client.write_flows(&records);
+        assert!(accepted.stored <= told / 1000, "nearly all are there: {accepted:?}");
         told
     });
     let mut octets = Vec::new();
