@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -30,13 +31,17 @@ use crate::clock::now_tick;
 /// Reads what has become of flows, for other balancers; see
 /// [`Client::flow_reader`](crate::Client::flow_reader).
 ///
-/// Its file ([`AsFd`]) can be waited for by poll or epoll, level-triggered.
+/// Its file ([`AsFd`]) can be waited for by poll or epoll, level-triggered. Whoever reads
+/// with a timeout of 0 should let a millisecond pass between two reads: each news that
+/// comes when all others were read costs its packet a wake-up.
 #[derive(Debug)]
 pub struct FlowReader {
     ring: NewsRing,
     instance: Instance,
     /// Whether there is a reader.
     taken: Arc<AtomicBool>,
+    /// When it looked last, if it saw all that there was.
+    looked: Option<Instant>,
 }
 
 impl FlowReader {
@@ -53,7 +58,8 @@ impl FlowReader {
         let ring = NewsRing::new(&instance.maps).inspect_err(|_| {
             taken.store(false, Ordering::Release);
         })?;
-        Ok(Self { ring, instance: instance.clone(), taken: Arc::clone(taken) })
+        let (instance, taken) = (instance.clone(), Arc::clone(taken));
+        Ok(Self { ring, instance, taken, looked: None })
     }
 
     /// Waits for news, at most so long, and gives what there are, oldest first, at most
@@ -65,7 +71,9 @@ impl FlowReader {
     pub fn read(&mut self, timeout: Duration) -> Result<Vec<FlowRecord>> {
         let deadline = Instant::now().checked_add(timeout);
         loop {
+            self.pause(timeout);
             let news = self.ring.take(Self::MOST)?;
+            self.looked = (news.len() < Self::MOST).then(Instant::now);
             let now = now_tick();
             let flows = news.iter().filter_map(|news| self.instance.maps.flow_of(news));
             let records: Vec<FlowRecord> =
@@ -75,6 +83,15 @@ impl FlowReader {
                 return Ok(records);
             }
             self.wait(left)?;
+        }
+    }
+
+    /// Lets news gather: the first one after the reader has seen all costs its packet a
+    /// wake-up, which takes far longer than the news.
+    fn pause(&self, most: Duration) {
+        const PAUSE: Duration = Duration::from_millis(1);
+        if let Some(looked) = self.looked {
+            thread::sleep(PAUSE.saturating_sub(looked.elapsed()).min(most));
         }
     }
 
