@@ -9,6 +9,7 @@ mod lab;
 #[allow(dead_code, reason = "other tests use more of it")]
 mod server;
 #[path = "common/talk.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
 mod talk;
 mod share {
     pub mod failover;

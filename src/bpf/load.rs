@@ -125,6 +125,7 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbeProg
         progs.xvs.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
         progs.xvs_locks.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS);
     }
+    directory.drop_ring_unless(open.maps.flow_news.max_entries());
     for mut map in open.open_object_mut().maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         // Constants are the program's own.

@@ -32,6 +32,8 @@ use crate::Result;
 const FOLDER: &str = "xvs";
 /// The pin of the program.
 const PROGRAM: &str = "xvs";
+/// The pin of the ring for news of flows.
+const RING: &str = "flow_news";
 /// Where it is pinned before it takes the place of another.
 const NEXT_PROGRAM: &str = "xvs_next";
 /// The pin that tells the layout of the others.
@@ -119,6 +121,17 @@ impl Directory {
         let pinned = program.pin(&next);
         pinned.map_err(|error| fault(&next, io::Error::other(error.to_string())))?;
         fs::rename(&next, &pin).map_err(|source| fault(&pin, source))
+    }
+
+    /// Unpins a ring for news of flows that has another size: what is in it is nobody's
+    /// any more, and a new one is made.
+    pub(super) fn drop_ring_unless(&self, size: u32) {
+        let pin = self.pin(RING);
+        let ring = MapHandle::from_pinned_path(&pin);
+        if ring.is_ok_and(|ring| ring.max_entries() != size) {
+            // If it stays, it cannot be loaded with.
+            let _ = fs::remove_file(&pin);
+        }
     }
 
     /// Has the pins stay when this is dropped, as they do at first, or go.

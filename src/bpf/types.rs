@@ -109,7 +109,7 @@ records! {
     Gauge: 16,
     CardsRecord: 2048,
     Inflow: 16,
-    InstanceRecord: 216,
+    InstanceRecord: 224,
     InterfacesRecord: 1536,
     NatRecord: 32,
     PrefixRecord: 80,
