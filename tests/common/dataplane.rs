@@ -264,8 +264,13 @@ impl Dataplane {
         self.map("frags_ports")
     }
 
+    /// Where the instance has an object of this name pinned.
+    pub fn pin(&self, name: &str) -> PathBuf {
+        self.pins.join(name)
+    }
+
     fn map(&self, name: &str) -> MapHandle {
-        MapHandle::from_pinned_path(self.pins.join(name)).expect("the map is pinned by its name")
+        MapHandle::from_pinned_path(self.pin(name)).expect("the map is pinned by its name")
     }
 
     /// Changes the MTU of an interface and waits until its destinations follow.

@@ -19,6 +19,7 @@ use crate::client;
 use crate::common::dataplane::Dataplane;
 use crate::common::dataplane::FlowKey;
 use crate::common::dataplane::Port;
+use crate::common::dataplane::now as now_tick;
 use crate::common::dataplane::server_mac;
 use crate::common::dataplane::wait_for;
 use crate::common::frame::ACK;
@@ -320,6 +321,67 @@ fn a_slot_that_is_used_anew_ends_the_window() {
                 _ => now.server(client),
             });
         }
+    });
+}
+
+/// Whether its flow can be stored or not, a connection that begins after the change stays
+/// where its SYN went.
+#[test]
+fn an_ack_goes_where_its_syn_went() {
+    let hosts: Vec<u8> = (3..8).collect();
+    each(WINDOW, 64, |dataplane, service| {
+        let mut clients = Clients(0);
+        dataplane.serve(service, &servers(hosts.iter().copied()));
+        stand(STOOD);
+        let [before, now] =
+            [&hosts[..], &hosts[1..]].map(|hosts| Hashed::new(service, SIZE, hosts));
+        let moves = |c: SocketAddr| {
+            before.server(c) != now.server(c) && before.server(c) != server(hosts[0])
+        };
+        for limit in [1, MAX_NEW_FLOWS] {
+            let service = service.clone().new_flows(limit);
+            dataplane.serve(&service, &servers(hosts[1..].iter().copied()));
+            let tick = now_tick();
+            wait_for("whether another tick has begun", &true, || now_tick() > tick + 1);
+            // With the limit of 1 none is left, but in a later tick.
+            let others = clients.take(service.address);
+            others.iter().for_each(|client| _ = send(dataplane, *client, &service, ACK));
+            let mut moved = 0;
+            for client in clients.take(service.address).into_iter().filter(|c| moves(*c)) {
+                let mac = send(dataplane, client, &service, SYN);
+                assert_eq!(send(dataplane, client, &service, ACK), mac, "limit {limit}: {client}");
+                moved += 1;
+            }
+            assert!(moved > 0, "some clients tell");
+        }
+    });
+}
+
+/// Where there is no memory for a table, one from before a change goes.
+#[test]
+fn a_table_from_before_gives_its_memory_to_a_change() {
+    let hosts: Vec<u8> = (3..8).collect();
+    each(WINDOW, 64, |dataplane, service| {
+        let mut clients = Clients(0);
+        // Where the third block would be pinned: two have room for three tables.
+        let obstacle = dataplane.pin("tables_3");
+        std::fs::create_dir(&obstacle).expect("a folder in a BPF file system");
+        let other = Service::tcp(service.address, 81);
+        dataplane.serve(service, &servers(hosts.iter().copied()));
+        stand(STOOD);
+        dataplane.serve(service, &servers(hosts[1..].iter().copied()));
+        dataplane.serve(&other, &servers([3]));
+        let [before, now] =
+            [&hosts[..], &hosts[1..]].map(|hosts| Hashed::new(service, SIZE, hosts));
+        let stays = |c: &SocketAddr| before.server(*c) != server(hosts[0]);
+        let mut of_step = || {
+            let clients = clients.take(service.address).into_iter().filter(stays);
+            clients.collect::<Vec<SocketAddr>>()
+        };
+        check(dataplane, service, &of_step(), ACK, |client| before.server(client));
+        dataplane.serve(&other, &servers([3, 4]));
+        check(dataplane, service, &of_step(), ACK, |client| now.server(client));
+        std::fs::remove_dir(&obstacle).expect("it is empty");
     });
 }
 
