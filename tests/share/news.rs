@@ -1,6 +1,11 @@
 //! What a balancer tells of its flows.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -13,12 +18,14 @@ use xvs::Service;
 
 use crate::VIPS;
 use crate::client;
+use crate::common::cpu::pin;
 use crate::common::dataplane::Dataplane;
 use crate::common::dataplane::now;
 use crate::common::dataplane::server_mac;
 use crate::common::frame::ACK;
 use crate::common::frame::FIN;
 use crate::common::frame::SYN;
+use crate::common::random::share;
 use crate::key;
 use crate::read;
 use crate::send;
@@ -65,8 +72,8 @@ fn what_becomes_of_a_flow_is_told() {
                     let told = read(&mut reader);
                     assert_eq!(told.len(), 1, "{told:?}");
                     assert_eq!((told[0].seen, told[0].state), (4, FlowState::Open));
-                    send(dataplane, source, &service, ACK);
                 }
+                send(dataplane, source, &service, ACK);
                 read(&mut reader);
 
                 send(dataplane, source, &service, FIN | ACK);
@@ -140,7 +147,7 @@ fn a_reader_waits_and_can_be_polled() {
             assert!(!is_ready(&reader));
             send(dataplane, client(VIPS[0], 1), &service, ACK);
             assert!(is_ready(&reader));
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 let reading = scope.spawn(|| {
                     let mut all = Vec::new();
                     while all.len() < 2 {
@@ -161,6 +168,66 @@ fn a_reader_waits_and_can_be_polled() {
             send(dataplane, client(VIPS[0], 3), &service, ACK);
             let told = dataplane.client.read_flow(Duration::from_secs(5)).expect("told");
             assert_eq!(told.iter().map(|r| r.source).collect::<Vec<_>>(), [client(VIPS[0], 3)]);
+        },
+    );
+}
+
+/// Flows that both CPUs store are all told, right, while they are read.
+#[test]
+fn what_two_cpus_tell_arrives() {
+    let count = share(8_000) as u32;
+    Dataplane::with(
+        |options| options.share_flows(true).flows(65_536),
+        |dataplane| {
+            for vip in VIPS {
+                let service = Service::tcp(vip, 80);
+                dataplane.serve(&service, &servers(vip, 3..20));
+                let mut reader = dataplane.client.flow_reader().expect("flows are shared");
+                let done = AtomicBool::new(false);
+                let (sent, told) = thread::scope(|scope| {
+                    let senders = [0, 1].map(|cpu| {
+                        let service = &service;
+                        scope.spawn(move || {
+                            pin(cpu);
+                            let known = client(vip, 1_000_000 + cpu as u32);
+                            let flows = (0..count).map(|n| 2 * n + cpu as u32);
+                            let sent = flows.map(|n| {
+                                let source = client(vip, n);
+                                let mac = send(dataplane, source, service, ACK);
+                                // Most packets have a flow, or this would be a flood.
+                                (0..2).for_each(|_| {
+                                    send(dataplane, known, service, ACK);
+                                });
+                                (source, mac)
+                            });
+                            sent.collect::<BTreeMap<_, _>>()
+                        })
+                    });
+                    let reading = scope.spawn(|| {
+                        let mut told = Vec::new();
+                        while !done.load(Ordering::Acquire) {
+                            let some = reader.read(Duration::from_millis(5));
+                            told.extend(some.expect("the ring can be read"));
+                        }
+                        told.extend(read(&mut reader));
+                        told
+                    });
+                    let sent = senders.map(ScopedJoinHandle::join);
+                    done.store(true, Ordering::Release);
+                    let sent = sent.map(|sent| sent.expect("no packet went astray"));
+                    (sent, reading.join().expect("it reads"))
+                });
+                let mut sent: BTreeMap<_, _> = sent.into_iter().flatten().collect();
+                for record in told.iter().filter(|record| sent.contains_key(&record.source)) {
+                    assert_eq!((record.seen, record.service), (1, service.key()), "{record:?}");
+                    assert_eq!(sent[&record.source], server_mac(record.destination), "{record:?}");
+                }
+                told.iter().for_each(|record| {
+                    sent.remove(&record.source);
+                });
+                assert!(sent.is_empty(), "not told: {sent:?}");
+                assert_eq!(dataplane.client.info().expect("info").sharing.lost, 0);
+            }
         },
     );
 }
