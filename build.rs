@@ -15,6 +15,7 @@ fn main() {
     compile("bpf/xvs.bpf.c", "xvs.skel.rs");
     compile("bpf/probe.bpf.c", "probe.skel.rs");
     compile("bpf/decap.bpf.c", "decap.skel.rs");
+    compile("bpf/capture.bpf.c", "capture.skel.rs");
     if env::var_os("CARGO_FEATURE_BENCH").is_some() {
         compile("benches/packets.bpf.c", "packets.skel.rs");
         compile("benches/steps.bpf.c", "steps.skel.rs");

@@ -34,14 +34,13 @@
 #include "tunnel.h"
 #include "forward.h"
 #include "stats.h"
+#include "capture.h"
 #include "probe_packet.h"
 #include "probe_request.h"
 #include "probe_answer.h"
 
-/* The reason is counted, and the verdict is what follows from it. */
-static __always_inline int probe_conclude(struct packet *p, int reason)
+static __always_inline int probe_verdict(struct packet *p, int reason)
 {
-	count_reason(p, reason);
 	switch (reason) {
 	case XVS_PROBE_FORWARDED:
 	case XVS_PROBE_ANSWERED:
@@ -53,6 +52,14 @@ static __always_inline int probe_conclude(struct packet *p, int reason)
 	default:
 		return XDP_DROP;
 	}
+}
+
+/* The reason is counted, and the verdict is what follows from it. */
+static __always_inline int probe_conclude(struct xdp_md *ctx, struct packet *p,
+					  int reason)
+{
+	count_reason(p, reason);
+	return capture(ctx, p->cpu, probe_verdict(p, reason));
 }
 
 SEC("xdp")
@@ -67,7 +74,8 @@ int probe_request(struct xdp_md *ctx)
 		return XDP_DROP;
 	reason = request(ctx, &packet);
 	/* What is no probe is nothing that was sent to anybody. */
-	return reason == CONTINUE ? XDP_DROP : probe_conclude(&packet, reason);
+	return reason == CONTINUE ? XDP_DROP :
+				    probe_conclude(ctx, &packet, reason);
 }
 
 SEC("xdp")
@@ -79,7 +87,7 @@ int probe_answer(struct xdp_md *ctx)
 	packet.cpu = bpf_map_lookup_elem(&cpus, &cpu);
 	if (!packet.cpu)
 		return XDP_PASS;
-	return probe_conclude(&packet, answer(ctx, &packet));
+	return probe_conclude(ctx, &packet, answer(ctx, &packet));
 }
 
 /* On the host's end: a native program is redirected to only where there is one. */

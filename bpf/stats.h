@@ -21,6 +21,7 @@ static __always_inline void count_reason(struct packet *p, __u64 reason)
 	barrier_var(reason);
 	if (reason < XVS_REASON_ROOM)
 		p->cpu->reasons[reason]++;
+	p->cpu->reason = reason;
 }
 
 static __always_inline void count_refused(void *map, __u32 row, __u32 id,

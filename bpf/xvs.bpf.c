@@ -35,6 +35,7 @@
 #include "forward.h"
 #include "icmp.h"
 #include "stats.h"
+#include "capture.h"
 
 /* A fragment without ports follows the one that had them. */
 static __always_inline int follow_fragment(struct packet *p)
@@ -235,12 +236,13 @@ static __always_inline int run(struct xdp_md *ctx, bool exchange)
 		packet.cpu->sample_ns += bpf_ktime_get_ns() - packet.cpu->began;
 		packet.cpu->samples++;
 	}
-	if (verdict != VERDICT_LEFT)
-		return verdict;
-	bpf_tail_call(ctx, &programs, XVS_PROGRAM_ANSWER);
-	/* It is just being started. */
-	count_reason(&packet, XVS_NOT_VIP);
-	return XDP_PASS;
+	if (verdict == VERDICT_LEFT) {
+		bpf_tail_call(ctx, &programs, XVS_PROGRAM_ANSWER);
+		/* It is just being started. */
+		count_reason(&packet, XVS_NOT_VIP);
+		verdict = XDP_PASS;
+	}
+	return capture(ctx, packet.cpu, verdict);
 }
 
 SEC("xdp")

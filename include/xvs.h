@@ -72,7 +72,8 @@ enum {
 
 /* Programs that the data plane calls, by their place in the map. */
 enum xvs_program {
-	XVS_PROGRAM_ANSWER, /* to a probe */
+	XVS_PROGRAM_ANSWER,  /* to a probe */
+	XVS_PROGRAM_CAPTURE, /* of frames, whose verdict is given already */
 	XVS_PROGRAMS,
 };
 
@@ -469,8 +470,8 @@ struct xvs_probe_flow {
 struct xvs_cpu {
 	__u64 reasons[XVS_REASON_ROOM];
 	__u64 packets;	 /* all, also counts down to the next sample */
-	__u64 sample_ns; /* time spent on the sampled packets */
-	__u64 samples;
+	__u64 reason;	 /* of the last packet */
+	__u64 captures;	 /* reasons that frames are captured of: bits */
 	__u64 icmp_next; /* ns when the next ICMP error is due */
 	__u64 clock;	 /* ns of CLOCK_MONOTONIC when jiffies were 0 */
 	__u64 misses;	 /* how many packets of late had no flow */
@@ -485,9 +486,11 @@ struct xvs_cpu {
 	__u32 fragment_protocol;
 	__u32 more;	 /* 1: more fragments follow */
 	__u32 stored;	 /* flows stored for it */
+	__u64 verdict;	 /* of the last packet that is to be captured */
 	__u64 replaced;	 /* flows that lived and lost their place */
 	__u64 news_lost; /* news of flows that found no room */
-	__u64 pad[3];
+	__u64 sample_ns; /* time spent on the sampled packets */
+	__u64 samples;
 };
 
 /* Counters of one service or VIP on one CPU: packets not forwarded. */

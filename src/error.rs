@@ -120,6 +120,12 @@ pub enum Error {
     Map { map: &'static str, operation: &'static str, source: io::Error },
     /// A netlink request failed.
     Netlink { request: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    /// There is no such reason, or captures do not see it.
+    UnknownReason { reason: String, known: Vec<&'static str> },
+    /// The kernel gave no buffers for frames.
+    CaptureBuffers { source: Box<dyn std::error::Error + Send + Sync> },
+    /// The instance that a capture is of has ended, or has another program.
+    InstanceEnded { instance: String },
     /// A system call failed.
     System { call: &'static str, source: io::Error },
 }
@@ -302,6 +308,19 @@ impl fmt::Display for Error {
                 write!(f, "map {map}: {operation} failed: {source}")
             }
             Self::Netlink { request, source } => write!(f, "netlink {request}: {source}"),
+            Self::UnknownReason { reason, known } => {
+                write!(f, "`{reason}` is no reason to capture; there are {}", known.join(", "))
+            }
+            Self::CaptureBuffers { source } => write!(
+                f,
+                "no buffers for captured frames: {source}; it takes CAP_PERFMON, and memory \
+                 that the process may lock (`ulimit -l`): a smaller snaplen takes less"
+            ),
+            Self::InstanceEnded { instance } => write!(
+                f,
+                "instance `{instance}` has ended, or was started anew: nothing more can be \
+                 captured of it"
+            ),
             Self::System { call, source } => write!(f, "{call}: {source}"),
         }
     }
@@ -317,7 +336,9 @@ impl std::error::Error for Error {
             | Self::PinAccess { source, .. }
             | Self::Map { source, .. }
             | Self::System { source, .. } => Some(source),
-            Self::Load { source } | Self::Netlink { source, .. } => Some(source.as_ref()),
+            Self::Load { source }
+            | Self::Netlink { source, .. }
+            | Self::CaptureBuffers { source } => Some(source.as_ref()),
             _ => None,
         }
     }

@@ -81,7 +81,8 @@ impl Instance {
         Self { name: name.to_owned(), maps }
     }
 
-    pub(crate) fn name(&self) -> &str {
+    /// Its name.
+    pub fn name(&self) -> &str {
         &self.name
     }
 

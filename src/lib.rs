@@ -28,6 +28,7 @@
 
 mod attachments;
 mod bpf;
+mod capture;
 mod census;
 mod client;
 mod clock;
@@ -64,6 +65,11 @@ mod takeover;
 mod tunnel;
 mod vlans;
 
+pub use capture::Action;
+pub use capture::Capture;
+pub use capture::CaptureOptions;
+pub use capture::CaptureStats;
+pub use capture::Frame;
 pub use client::Client;
 pub use config::Config;
 pub use config::MAX_PREFIXES;

@@ -86,6 +86,10 @@ macro_rules! reasons {
         }
 
         impl Reasons {
+            /// The names, with the data plane's codes.
+            pub(crate) const CODES: &'static [(&'static str, ReasonCode)] =
+                &[$((stringify!($name), ReasonCode::$code)),*];
+
             /// The name and the count of each reason.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name)),*].into_iter()

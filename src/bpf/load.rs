@@ -12,6 +12,7 @@ use super::Attachment;
 use super::Directory;
 use super::Maps;
 use super::ProbePrograms;
+use super::capture;
 use super::kernel;
 use super::skeleton::XvsSkelBuilder;
 use super::types::PATHS;
@@ -143,5 +144,6 @@ fn load_into(sizes: &Sizes, directory: &Directory) -> Result<(OwnedFd, ProbeProg
         .try_clone_to_owned()
         .map_err(|source| Error::System { call: "dup", source })?;
     let probes = ProbePrograms::load(&settings, directory)?;
+    let () = capture::load(&settings, directory)?;
     Ok((program, probes, maps))
 }

@@ -2,6 +2,7 @@
 
 use std::mem::offset_of;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use crate::clock::ticks;
 /// The maps that the control plane and readers of an instance use.
 #[derive(Debug)]
 pub(crate) struct Maps {
+    /// Where they are pinned.
+    pub(super) folder: PathBuf,
     pub(crate) gate: Array<Gate>,
     pub(super) flows4: Array<FlowGroup4>,
     pub(super) flows6: Array<FlowGroup6>,
@@ -65,6 +68,7 @@ impl Maps {
             Hash::new(name, open(path, name)?)
         }
         Ok(Self {
+            folder: path.to_owned(),
             gate: array(path, "gate")?,
             flows4: array(path, "flows4")?,
             flows6: array(path, "flows6")?,

@@ -3,6 +3,7 @@
 
 mod array;
 mod attach;
+mod capture;
 mod decap;
 mod flow_write;
 mod flows;
@@ -21,6 +22,10 @@ pub(crate) use array::Array;
 pub(crate) use attach::Attachment;
 pub(crate) use attach::LinkInfo;
 pub(crate) use attach::program_name;
+pub(crate) use capture::CAPTURE_MOST;
+pub(crate) use capture::CaptureBuffers;
+pub(crate) use capture::CapturedFrame;
+pub(crate) use capture::Wanted;
 pub(crate) use decap::DecapProgram;
 pub(crate) use decap::ReasonCode as DecapReasonCode;
 pub(crate) use decap::RoleCode as DecapRoleCode;
