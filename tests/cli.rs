@@ -2,6 +2,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "cli/capture.rs"]
+mod capture;
 #[path = "cli/decap.rs"]
 mod decap;
 #[path = "cli/lab.rs"]

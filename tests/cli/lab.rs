@@ -28,7 +28,7 @@ use crate::xvsctl;
 /// beyond it; and `down0`, which is down.
 pub struct Lab {
     pub balancer: Namespace,
-    _network: Namespace,
+    pub network: Namespace,
     pub instance: String,
 }
 
@@ -55,7 +55,7 @@ impl Lab {
             ip address add 10.1.2.4/24 dev eth0
             ip link set eth0 up");
         let instance = balancer.name().to_owned();
-        Some(Self { balancer, _network: network, instance })
+        Some(Self { balancer, network, instance })
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {

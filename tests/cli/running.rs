@@ -32,6 +32,7 @@ fn what_the_host_lacks_is_named() {
         &["detach"],
         &["explain", "tcp", "10.0.0.1", "192.168.100.1:80"],
         &["probe", "192.168.100.1:80", "10.1.2.3"],
+        &["capture"],
     ] {
         assert_fails(arguments, lab.run(arguments), &[&lab.instance, "no instance"]);
     }

@@ -95,6 +95,14 @@ fn wrong_usage_exits_2_and_names_the_argument() {
         (probe(&["--timeout", "0"]), "--timeout"),
         (probe(&["--timeout=-1"]), "-1"),
         (vec!["completions", "sh"], "sh"),
+        (vec!["capture", "--reason", "no_reason"], "no_service"),
+        (vec!["capture", "--reason", "malformed,"], "malformed"),
+        (vec!["capture", "--snaplen", "37"], "37"),
+        (vec!["capture", "--snaplen", "65001"], "65001"),
+        (vec!["capture", "--rate", "0"], "--rate"),
+        (vec!["capture", "--count", "0"], "--count"),
+        (vec!["capture", "--duration", "long"], "long"),
+        (vec!["capture", "--json", "--write", "-"], "--write"),
     ] {
         let (code, stdout, stderr) = run(&arguments);
         assert_eq!(code, 2, "{arguments:?}: {stderr}");

@@ -2,6 +2,7 @@
 //! running one does.
 
 mod balance;
+mod capture;
 mod check;
 mod completions;
 mod decap;
@@ -44,6 +45,7 @@ enum Command {
     Decap(decap::Args),
     Detach(detach::Args),
     Completions(completions::Args),
+    Capture(capture::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Decap(args) => decap::run(args),
         Command::Detach(args) => detach::run(args, &cli.global),
         Command::Completions(args) => completions::run(args),
+        Command::Capture(args) => capture::run(args, &cli.global),
     };
     match result {
         Ok(code) => code,

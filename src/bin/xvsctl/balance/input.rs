@@ -54,6 +54,12 @@ impl Signals {
         wait_for(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout)
     }
 
+    /// Waits for one of them, or for something to read.
+    pub fn wait_or_read(&self, other: &impl AsFd, timeout: Duration) -> anyhow::Result<()> {
+        let mut fds = [self.0.as_fd(), other.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        wait_for(&mut fds, timeout)
+    }
+
     /// The name of the signal that has come, if one has.
     pub fn received(&self) -> anyhow::Result<Option<&'static str>> {
         let Some(info) = self.0.read_signal().context("cannot read signals")? else {
