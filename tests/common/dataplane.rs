@@ -269,7 +269,8 @@ impl Dataplane {
         self.pins.join(name)
     }
 
-    fn map(&self, name: &str) -> MapHandle {
+    /// A map of the instance, by its name.
+    pub fn map(&self, name: &str) -> MapHandle {
         MapHandle::from_pinned_path(self.pin(name)).expect("the map is pinned by its name")
     }
 
@@ -295,9 +296,14 @@ impl Dataplane {
         self.indices[port as usize]
     }
 
+    /// Where the BPF file system is that the instance is pinned in.
+    pub fn bpffs(&self) -> &Path {
+        self.pins.ancestors().nth(2).expect("the folder of instances is in one")
+    }
+
     /// The instance as another process opens it.
     pub fn reader(&self) -> Instance {
-        let bpffs = self.pins.ancestors().nth(2).expect("the folder of instances is in one");
+        let bpffs = self.bpffs();
         let name = self.pins.file_name().and_then(|name| name.to_str()).expect("a name");
         Instance::open(bpffs, name).expect("the instance runs")
     }

@@ -44,6 +44,23 @@ fn prepare(lab: &Lab) -> PathBuf {
     program
 }
 
+/// Captures for a moment as nobody; what it tells on standard error.
+fn capture(lab: &Lab, capabilities: &[&str], program: &Path, code: i32) -> String {
+    let before = as_nobody_with(capabilities);
+    let output = lab.lb.enter(|| {
+        Command::new(&before[0])
+            .args(&before[1..])
+            .arg(program)
+            .args(["capture", "--instance=lab", "--duration=0.1", "--bpffs"])
+            .arg(lab.bpffs())
+            .output()
+            .expect("the program starts")
+    });
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    told
+}
+
 /// A field of the process's status.
 fn status(process: u32, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
@@ -95,6 +112,13 @@ fn three_capabilities_are_enough() {
         answered.sort();
         answered.dedup();
         assert_eq!(answered, ["b1", "b2", "b3"], "{}", vip(number, 80));
+    }
+
+    for (capabilities, code, part) in
+        [(&["perfmon", "bpf"][..], 0, "stopped (duration)"), (&["bpf"], 1, "CAP_PERFMON")]
+    {
+        let told = capture(&lab, capabilities, &program, code);
+        assert!(told.contains(part), "{told}");
     }
 
     assert!(balance.stop().success());
