@@ -91,8 +91,9 @@ static __always_inline __u64 capture_by(struct xdp_md *ctx, void *frames,
 SEC("xdp")
 int capture(struct xdp_md *ctx)
 {
-	__u32 row = bpf_get_smp_processor_id() % settings.cpus;
-	struct xvs_cpu *cpu = bpf_map_lookup_elem(&cpus, &row);
+	__u32 number = bpf_get_smp_processor_id();
+	__u32 row = number % settings.cpus;
+	struct xvs_cpu *cpu = bpf_map_lookup_elem(&cpus, &number);
 	struct xvs_captured_frame frame = {};
 	__u64 reasons;
 

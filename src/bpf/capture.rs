@@ -39,7 +39,7 @@ use super::Array;
 use super::Directory;
 use super::Maps;
 use super::map_fault;
-use super::pin::PROGRAM;
+use super::pin::DESCRIPTION;
 use super::types::Cpu;
 use super::types::ProgramNumber;
 use super::types::Record;
@@ -189,7 +189,7 @@ pub(crate) struct CaptureBuffers {
 impl CaptureBuffers {
     /// Starts a capture of the instance that has these maps.
     pub(crate) fn start(maps: Arc<Maps>, wanted: Wanted) -> Result<Self> {
-        let pin = maps.folder.join(PROGRAM);
+        let pin = maps.folder.join(DESCRIPTION);
         let identity =
             identity(&pin).map_err(|source| Error::Pins { path: pin.clone(), source })?;
         let open = |name: &'static str| {

@@ -37,7 +37,7 @@ const RING: &str = "flow_news";
 /// Where it is pinned before it takes the place of another.
 const NEXT_PROGRAM: &str = "xvs_next";
 /// The pin that tells the layout of the others.
-const DESCRIPTION: &str = "instance";
+pub(super) const DESCRIPTION: &str = "instance";
 /// What the pins of links to interfaces begin with; the index follows.
 const LINK: &str = "link_";
 /// The pins of the links to both ends of the probe interface.
