@@ -347,4 +347,12 @@ struct {
 	__type(value, struct xvs_share);
 } share SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XVS_EVENTS);
+	__type(key, __u32);
+	__type(value, struct xvs_event);
+} event_log SEC(".maps");
+
 #endif

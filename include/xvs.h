@@ -632,6 +632,53 @@ struct xvs_prefix {
 	__u32 pad;
 };
 
+/* What can happen without a call. */
+enum xvs_event_kind {
+	XVS_EVENT_NONE,
+	XVS_EVENT_GENERIC_MODE,
+	XVS_EVENT_OFFLOAD_ON,
+	XVS_EVENT_RESOLVED,
+	XVS_EVENT_UNREACHABLE,
+	XVS_EVENT_INTERFACE_DOWN,
+	XVS_EVENT_INTERFACE_UP,
+	XVS_EVENT_ATTACHED,
+	XVS_EVENT_VLAN,
+	XVS_EVENT_PATH_MTU,
+	XVS_EVENT_DROPPED,
+	XVS_EVENT_LOST,
+	XVS_EVENT_FAILED,
+	XVS_EVENT_TABLE_REBUILT,
+	XVS_EVENT_FLOOD_BEGAN,
+	XVS_EVENT_FLOOD_ENDED,
+	XVS_EVENT_DRAINED,
+	XVS_EVENT_KINDS,
+};
+
+enum xvs_event_room {
+	/* Events that are kept. */
+	XVS_EVENTS = 1024,
+	/* Octets of an event's text; more are cut off. */
+	XVS_EVENT_TEXT = 416,
+};
+
+/* What happened last, in a ring: event n is at n modulo XVS_EVENTS. What a kind
+ * does not need is zero. Text is UTF-8, zeros after it.
+ */
+struct xvs_event {
+	__u64 number;  /* from 1 on; written last, 0 while the rest is */
+	__u64 time_ns; /* of CLOCK_REALTIME */
+	enum xvs_event_kind kind;
+	__u32 status;	  /* enum xvs_status, xvs_vlan_status, xvs_offload */
+	__u8 address[16]; /* of a destination, a server, a prefix */
+	struct xvs_service_key service;
+	__u32 vlan;
+	__u32 length; /* of the prefix */
+	__u32 pad;
+	__u64 count; /* octets, packets, flows, destinations, events */
+	__u8 interface[16];
+	__u8 text[XVS_EVENT_TEXT];
+};
+
 _Static_assert(XVS_REASONS <= XVS_REASON_ROOM, "reasons have room");
 _Static_assert(sizeof(struct xvs_service) == 64, "one cache line");
 _Static_assert(sizeof(struct xvs_inflow) == 16, "none lies in two cache lines");
@@ -644,5 +691,6 @@ _Static_assert(sizeof(struct xvs_flow) == 16, "packed");
 _Static_assert(sizeof(struct xvs_flow_news) == 32, "packed");
 _Static_assert(sizeof(struct xvs_flows4) == 4096, "one page");
 _Static_assert(sizeof(struct xvs_flows6) == 8192, "two pages");
+_Static_assert(sizeof(struct xvs_event) == 512, "whole cache lines");
 
 #endif

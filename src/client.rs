@@ -4,6 +4,8 @@ mod share;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -110,7 +112,7 @@ impl Client {
         // The watcher first: what changes while all is read is in its queue.
         let watcher = Watcher::new()?;
         let mut net = Net::new()?;
-        let events = Arc::new(Events::default());
+        let events = Arc::new(Events::new()?);
         let Started { attachments, probe_link, control, maps, lease } =
             start(&options, interfaces, &mut net, &events)?;
 
@@ -330,6 +332,17 @@ impl Client {
     /// most 1,024 events are kept.
     pub fn events(&self) -> Vec<Event> {
         self.shared.events.take()
+    }
+
+    /// The same, once there is at least one, or after this time.
+    pub fn wait_events(&self, timeout: Duration) -> Vec<Event> {
+        self.shared.events.wait(timeout)
+    }
+
+    /// A file for event loops: it is readable while there are events that
+    /// [`Client::events`] has not returned. Only poll it, never read it.
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        self.shared.events.as_fd()
     }
 
     /// The view that other processes have of this instance.

@@ -29,6 +29,7 @@ use crate::Config;
 use crate::Destination;
 use crate::DestinationStatus;
 use crate::Error;
+use crate::Event;
 use crate::Options;
 use crate::Prefix;
 use crate::Result;
@@ -412,6 +413,10 @@ impl Control {
             None => self.publish(key, vip),
             Some(old) => {
                 let new = &self.services[&key];
+                if new.table != old.table {
+                    let destinations = new.entries.len();
+                    self.events.push(Event::TableRebuilt { service: key, destinations });
+                }
                 let gone: Vec<Target> = old
                     .targets
                     .into_values()

@@ -177,7 +177,7 @@ impl Instance {
         let vlan = |(prefix, record): (Prefix, PrefixRecord)| VlanInfo {
             id: record.vlan as u16,
             prefix,
-            status: vlan_status(&record),
+            status: vlan_status(record.status),
             interface: number(record.ifindex),
             tag: number(record.tag).map(|tag| tag as u16),
             address: some(record.own),
@@ -306,7 +306,7 @@ impl Instance {
                 .tunnel(tunnel)
                 .weight(info.weight)
                 .disabled(info.disabled != 0),
-            status: info.status(),
+            status: status(info.status),
             mac: known.then_some(Mac(way.mac)),
             interface: known.then_some(way.ifindex),
             mtu: known.then_some(way.mtu),
@@ -499,26 +499,25 @@ fn retired(maps: &Maps, index: u32) -> Stats {
     stats
 }
 
-impl DestinationInfo {
-    /// Why it gets traffic or does not.
-    pub(crate) fn status(&self) -> DestinationStatus {
-        match self.status {
-            StatusCode::XVS_REACHABLE => DestinationStatus::Reachable,
-            StatusCode::XVS_NO_PREFIX => DestinationStatus::NoPrefix,
-            StatusCode::XVS_INTERFACE_DOWN => DestinationStatus::InterfaceDown,
-            StatusCode::XVS_NO_NEIGHBOUR => DestinationStatus::NoNeighbour,
-            StatusCode::XVS_NO_INTERFACE => DestinationStatus::NoInterface,
-            StatusCode::XVS_MTU_TOO_SMALL => DestinationStatus::MtuTooSmall,
-            StatusCode::XVS_NOT_ATTACHED => DestinationStatus::NotAttached,
-            StatusCode::XVS_NO_ROUTE => DestinationStatus::NoRoute,
-            StatusCode::XVS_NO_ADDRESS => DestinationStatus::NoAddress,
-            _ => DestinationStatus::Resolving,
-        }
+/// What a code of a destination's status means.
+pub(crate) fn status(code: StatusCode) -> DestinationStatus {
+    match code {
+        StatusCode::XVS_REACHABLE => DestinationStatus::Reachable,
+        StatusCode::XVS_NO_PREFIX => DestinationStatus::NoPrefix,
+        StatusCode::XVS_INTERFACE_DOWN => DestinationStatus::InterfaceDown,
+        StatusCode::XVS_NO_NEIGHBOUR => DestinationStatus::NoNeighbour,
+        StatusCode::XVS_NO_INTERFACE => DestinationStatus::NoInterface,
+        StatusCode::XVS_MTU_TOO_SMALL => DestinationStatus::MtuTooSmall,
+        StatusCode::XVS_NOT_ATTACHED => DestinationStatus::NotAttached,
+        StatusCode::XVS_NO_ROUTE => DestinationStatus::NoRoute,
+        StatusCode::XVS_NO_ADDRESS => DestinationStatus::NoAddress,
+        _ => DestinationStatus::Resolving,
     }
 }
 
-fn vlan_status(record: &PrefixRecord) -> VlanStatus {
-    match record.status {
+/// What a code of a prefix's status means.
+pub(crate) fn vlan_status(code: VlanCode) -> VlanStatus {
+    match code {
         VlanCode::XVS_VLAN_USABLE => VlanStatus::Usable,
         VlanCode::XVS_VLAN_ELSEWHERE => VlanStatus::Elsewhere,
         VlanCode::XVS_VLAN_DOWN => VlanStatus::Down,

@@ -22,7 +22,7 @@
 //! ```
 //!
 //! Traffic goes to the destinations until the client is dropped. What happens
-//! meanwhile is told by [`Client::events`]; what is counted, by
+//! meanwhile is told by [`Client::events`], and to other processes by [`Instance::events`]; what is counted, by
 //! [`Client::services`] and its like; [`Instance`] tells the same to other
 //! processes.
 
@@ -85,6 +85,8 @@ pub use decap::DecapReasons;
 pub use error::Error;
 pub use error::Result;
 pub use event::Event;
+pub use event::EventReader;
+pub use event::Since;
 pub use explain::Explanation;
 pub use explain::Packet;
 pub use explain::Verdict;

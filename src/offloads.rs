@@ -65,7 +65,7 @@ impl Offload {
         }
     }
 
-    const fn code(self) -> OffloadCode {
+    pub(crate) const fn code(self) -> OffloadCode {
         match self {
             Self::RxVlan => OffloadCode::XVS_OFFLOAD_RXVLAN,
             Self::RxVlanStag => OffloadCode::XVS_OFFLOAD_RXVLAN_STAG,

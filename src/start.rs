@@ -117,6 +117,7 @@ fn start_anew(
         }
         loaded => loaded?,
     };
+    events.log_to(Arc::clone(&maps));
     let dataplane = attachments.dataplane();
     let probe_link =
         ProbeLink::new(options, dataplane, Arc::clone(&maps), events, None, &observed)?;
@@ -142,6 +143,7 @@ fn take_over(
     let before = left.record();
     let (dataplane, maps) = Dataplane::load(&sizes(options, settings)?, directory)?;
     let maps = Arc::new(maps);
+    events.log_to(Arc::clone(&maps));
     let manner = Manner {
         generic,
         pause: options.attach_pause,

@@ -28,6 +28,8 @@ mod affinity;
 mod capabilities;
 #[path = "lab/connections.rs"]
 mod connections;
+#[path = "lab/events.rs"]
+mod events;
 #[path = "lab/explain.rs"]
 mod explain;
 #[path = "lab/jumbo.rs"]

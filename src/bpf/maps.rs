@@ -52,6 +52,7 @@ pub(crate) struct Maps {
     pub(crate) retired: Array<Retired>,
     pub(super) flow_news: MapHandle,
     pub(crate) share: Array<ShareRecord>,
+    pub(crate) event_log: Array<EventRecord>,
 }
 
 impl Maps {
@@ -102,6 +103,7 @@ impl Maps {
             retired: array(path, "retired")?,
             flow_news: open(path, "flow_news")?,
             share: array(path, "share")?,
+            event_log: array(path, "event_log")?,
         })
     }
 

@@ -10,6 +10,8 @@ pub(crate) use super::skeleton::types::xvs_cards as CardsRecord;
 pub(crate) use super::skeleton::types::xvs_cpu as Cpu;
 pub(crate) use super::skeleton::types::xvs_destination as DestinationRecord;
 pub(crate) use super::skeleton::types::xvs_destination_info as DestinationInfo;
+pub(crate) use super::skeleton::types::xvs_event as EventRecord;
+pub(crate) use super::skeleton::types::xvs_event_kind as EventKind;
 pub(crate) use super::skeleton::types::xvs_flow_meta as FlowMeta;
 pub(crate) use super::skeleton::types::xvs_flow_owner as FlowOwner;
 pub(crate) use super::skeleton::types::xvs_flow_tag as FlowTag;
@@ -123,6 +125,7 @@ records! {
     TunnelRecord: 64,
     FlowNews: 32,
     ShareRecord: 64,
+    EventRecord: 512,
 }
 
 /// The octets of a record.

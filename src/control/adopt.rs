@@ -132,7 +132,7 @@ impl Control {
         let target = Target {
             destination,
             slot,
-            status: info.status(),
+            status: crate::instance::status(info.status),
             ways: Vec::new(),
             nat: info.nat,
             origin: None,

@@ -184,7 +184,9 @@ impl Control {
             return Ok(());
         }
         let table = self.build_table(&entries)?;
+        let destinations = entries.len();
         self.swap_table(key, table, entries);
+        self.events.push(Event::TableRebuilt { service: key, destinations });
         Ok(())
     }
 

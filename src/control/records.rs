@@ -140,7 +140,7 @@ pub(crate) fn key_record(key: ServiceKey) -> ServiceKeyRecord {
 }
 
 impl DestinationStatus {
-    const fn code(self) -> StatusCode {
+    pub(crate) const fn code(self) -> StatusCode {
         match self {
             Self::Reachable => StatusCode::XVS_REACHABLE,
             Self::NoPrefix => StatusCode::XVS_NO_PREFIX,
@@ -157,7 +157,7 @@ impl DestinationStatus {
 }
 
 impl VlanStatus {
-    const fn code(self) -> VlanCode {
+    pub(crate) const fn code(self) -> VlanCode {
         match self {
             Self::Usable => VlanCode::XVS_VLAN_USABLE,
             Self::NoInterface => VlanCode::XVS_VLAN_NO_INTERFACE,
