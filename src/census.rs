@@ -4,8 +4,10 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::ServiceKey;
 use crate::bpf::Maps;
 use crate::client::Shared;
+use crate::flood::FloodWatch;
 use crate::flows;
 
 /// Flows are counted again after this, or after as long as makes counting a
@@ -18,11 +20,19 @@ const LONGEST: Duration = Duration::from_secs(4);
 /// Runs until the client is dropped.
 pub(crate) fn run(shared: &Shared, maps: &Maps) {
     let mut leftover = flows::Leftover::default();
+    let mut floods = FloodWatch::default();
     loop {
         let start = Instant::now();
         flows::count(maps, &mut leftover, || shared.stopped());
+        floods.look(limited(maps)).into_iter().for_each(|event| shared.events.push(event));
         if shared.wait_for_stop((start.elapsed() * 10).clamp(SHORTEST, LONGEST)) {
             return;
         }
     }
+}
+
+/// How many packets of each service were over its limit; none where services have
+/// no limit.
+fn limited(_maps: &Maps) -> Vec<(ServiceKey, u64)> {
+    Vec::new()
 }

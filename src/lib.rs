@@ -41,6 +41,7 @@ mod event;
 mod explain;
 mod flow_reader;
 mod flow_record;
+mod flood;
 mod flows;
 mod hash;
 pub mod host;
