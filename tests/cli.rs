@@ -6,6 +6,8 @@
 mod capture;
 #[path = "cli/decap.rs"]
 mod decap;
+#[path = "cli/events.rs"]
+mod events;
 #[path = "cli/lab.rs"]
 mod lab;
 #[path = "common/netns.rs"]

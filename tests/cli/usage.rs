@@ -74,6 +74,8 @@ fn wrong_usage_exits_2_and_names_the_argument() {
         (extended(&["--duration=-1"]), "-1"),
         (extended(&["--loud"]), "--loud"),
         (vec!["show", "everything"], "everything"),
+        (vec!["events", "--count", "0"], "--count"),
+        (vec!["events", "--duration", "long"], "long"),
         (vec!["explain", "sctp", "10.0.0.1", "192.168.100.1:80"], "sctp"),
         (vec!["explain", "tcp", "client", "192.168.100.1:80"], "client"),
         (vec!["explain", "tcp", "10.0.0.1", "192.168.100.1"], "192.168.100.1"),

@@ -51,6 +51,12 @@ impl Global {
         Ok(instance)
     }
 
+    /// Whether the instance runs still: its pins are there, and its process is.
+    pub fn runs(&self, instance: &Instance) -> bool {
+        let names = Instance::list(&self.bpffs).unwrap_or_default();
+        names.contains(&self.instance) && instance.info().is_ok_and(|info| is_alive(info.process))
+    }
+
     /// Refuses a name that no instance can have: it becomes part of a path.
     pub fn check_name(&self) -> xvs::Result<()> {
         Options::new().instance(&self.instance).validate()

@@ -7,6 +7,7 @@ mod check;
 mod completions;
 mod decap;
 mod detach;
+mod events;
 mod explain;
 mod global;
 mod output;
@@ -46,6 +47,7 @@ enum Command {
     Detach(detach::Args),
     Completions(completions::Args),
     Capture(capture::Args),
+    Events(events::Args),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Detach(args) => detach::run(args, &cli.global),
         Command::Completions(args) => completions::run(args),
         Command::Capture(args) => capture::run(args, &cli.global),
+        Command::Events(args) => events::run(args, &cli.global),
     };
     match result {
         Ok(code) => code,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use xvs::DestinationStatus;
 use xvs::Failure;
@@ -213,6 +214,26 @@ pub fn time(time: Duration) -> String {
     }
 }
 
+/// A moment in UTC, to milliseconds, as RFC 3339 has it.
+pub fn utc(time: SystemTime) -> String {
+    let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (time.as_secs() / 86_400, time.as_secs() % 86_400);
+    // Years that begin in March have their leap day last.
+    let day = days + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = match month {
+        0..10 => (era * 400 + year, month + 3),
+        _ => (era * 400 + year + 1, month - 9),
+    };
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    let millisecond = time.subsec_millis();
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
+}
+
 /// `1 service`, `2 services`.
 pub fn count<N: Copy + fmt::Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let plural = if number == N::from(1) { "" } else { "s" };
@@ -244,6 +265,21 @@ mod tests {
             offloads(&[tags, gro], &[lro]),
             "; turned off: rxvlan, rx-gro-hw; ON, cannot be turned off: lro"
         );
+    }
+
+    #[test]
+    fn moments_are_told_in_utc() {
+        for (milliseconds, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_795_747_847_123, "2026-11-27T02:50:47.123Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (4_102_444_799_000, "2099-12-31T23:59:59.000Z"),
+        ] {
+            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)), text);
+        }
     }
 
     #[test]

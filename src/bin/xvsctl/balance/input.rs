@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,11 +18,17 @@ use nix::sys::signal::Signal;
 use nix::sys::signalfd::SfdFlags;
 use nix::sys::signalfd::SignalFd;
 
-/// Waits for a signal or input.
-pub fn wait(signals: &Signals, input: &Input, timeout: Duration) -> anyhow::Result<()> {
-    let mut fds = vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN)];
+/// Waits for a signal, input or events.
+pub fn wait(
+    signals: &Signals,
+    input: &Input,
+    events: BorrowedFd<'_>,
+    timeout: Duration,
+) -> anyhow::Result<()> {
+    let watch = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut fds = vec![watch(signals.0.as_fd()), watch(events)];
     if let Some(file) = &input.file {
-        fds.push(PollFd::new(file.as_fd(), PollFlags::POLLIN));
+        fds.push(watch(file.as_fd()));
     }
     wait_for(&mut fds, timeout)
 }

@@ -21,11 +21,12 @@ use super::commands::Command;
 use super::input::Input;
 use super::input::Signals;
 use super::input::wait;
+use crate::events;
 use crate::output;
 use crate::words;
 use crate::words::Outcome;
 
-/// How often background events are looked at.
+/// How often it is looked whether all is ready.
 const TICK: Duration = Duration::from_millis(200);
 
 /// How long destinations may take before it is said what they lack.
@@ -84,7 +85,8 @@ impl Balancer {
             if left == Some(Duration::ZERO) {
                 return Ok("duration");
             }
-            wait(signals, &input, left.map_or(TICK, |left| left.min(TICK)))?;
+            let time = left.map_or(TICK, |left| left.min(TICK));
+            wait(signals, &input, self.client.events_fd(), time)?;
             if let Some(signal) = signals.received()? {
                 return Ok(signal);
             }
@@ -183,12 +185,15 @@ impl Balancer {
 
     fn tell_event(&self, event: &Event) {
         if self.json {
-            tell(&event_object(event));
+            tell(&events::object(event));
             return;
         }
-        // At the start `ready` says the same of all of them.
-        if self.progress == Progress::Waiting && matches!(event, Event::Resolved { .. }) {
-            return;
+        match event {
+            // At the start `ready` says the same of all of them.
+            Event::Resolved { .. } if self.progress == Progress::Waiting => return,
+            // What that follows from is told.
+            Event::TableRebuilt { .. } => return,
+            _ => {}
         }
         warn(&event.to_string());
     }
@@ -258,48 +263,6 @@ impl Balancer {
         tell(&line);
         Ok(())
     }
-}
-
-fn event_object(event: &Event) -> Value {
-    let mut object = match event {
-        Event::GenericMode { interface, reason } => {
-            json!({"event": "generic_mode", "interface": interface, "reason": reason})
-        }
-        Event::OffloadOn { interface, offload } => {
-            json!({"event": "offload_on", "interface": interface, "offload": offload.name()})
-        }
-        Event::Resolved { service, address } => {
-            json!({"event": "resolved", "service": service.to_string(), "address": address})
-        }
-        Event::Unreachable { service, address, status } => json!({
-            "event": "unreachable",
-            "service": service.to_string(),
-            "address": address,
-            "status": words::destination_status_name(*status),
-        }),
-        Event::InterfaceDown { interface } => {
-            json!({"event": "interface_down", "interface": interface})
-        }
-        Event::InterfaceUp { interface } => {
-            json!({"event": "interface_up", "interface": interface})
-        }
-        Event::Attached { interface } => json!({"event": "attached", "interface": interface}),
-        Event::Vlan { vlan, prefix, status } => json!({
-            "event": "vlan",
-            "vlan": vlan,
-            "prefix": prefix.to_string(),
-            "status": words::vlan_status_name(*status),
-        }),
-        Event::PathMtu { server, mtu } => {
-            json!({"event": "path_mtu", "server": server, "mtu": mtu})
-        }
-        Event::TakenOver { process } => json!({"event": "taken_over", "process": process}),
-        Event::EventsLost => json!({"event": "events_lost"}),
-        Event::Failed(_) => json!({"event": "failed"}),
-        _ => json!({"event": "other"}),
-    };
-    object["message"] = event.to_string().into();
-    object
 }
 
 /// Prints a line. A balancer does not stop because nobody reads what it says.
