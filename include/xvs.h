@@ -524,6 +524,10 @@ struct xvs_destination_info {
 	__u32 nat; /* number of its NAT address */
 	/* What the slot had counted before it was this destination's. */
 	struct xvs_traffic base;
+	__u64 disabled_ns; /* since when it is, of CLOCK_MONOTONIC, 0: it is not */
+	__u64 deadline_ns; /* how long its flows stay from then on, 0: always */
+	__u32 drained;	   /* 1: it is disabled, and has no flows any more */
+	__u32 pad1;
 };
 
 /* What a scan of the flows found, by slot; slot 0 has the sums. */
@@ -531,7 +535,12 @@ struct xvs_gauge {
 	__u32 active; /* open TCP connections */
 	__u32 recent; /* flows with a packet in the last minute */
 	__u32 flows;  /* flows that the tables hold */
-	__u32 pad;
+	__u32 newest; /* tick of the last packet of any of them */
+	/* Of a disabled destination: packets between the last two scans, and
+	 * the ns between these, 0 before there were two.
+	 */
+	__u64 packets;
+	__u64 interval;
 };
 
 /* Traffic of what is gone: at 0 of former VIPs; at a service's id of its

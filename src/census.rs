@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::ServiceKey;
 use crate::bpf::Maps;
 use crate::client::Shared;
+use crate::clock::now_ns;
 use crate::flood::FloodWatch;
 use crate::flows;
 
@@ -17,16 +18,41 @@ const SHORTEST: Duration = Duration::from_secs(2);
 /// than five seconds as long as counting takes less than one.
 const LONGEST: Duration = Duration::from_secs(4);
 
+/// It is looked so often whether a deadline has been set that comes earlier.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// Runs until the client is dropped.
 pub(crate) fn run(shared: &Shared, maps: &Maps) {
     let mut leftover = flows::Leftover::default();
     let mut floods = FloodWatch::default();
     loop {
-        let start = Instant::now();
+        let (start, began) = (Instant::now(), now_ns());
         flows::count(maps, &mut leftover, || shared.stopped());
-        floods.look(limited(maps)).into_iter().for_each(|event| shared.events.push(event));
-        if shared.wait_for_stop((start.elapsed() * 10).clamp(SHORTEST, LONGEST)) {
+        if shared.stopped() {
             return;
+        }
+        shared.control().follow_drains(began);
+        floods.look(limited(maps)).into_iter().for_each(|event| shared.events.push(event));
+        if wait(shared, start) {
+            return;
+        }
+    }
+}
+
+/// Waits for the next count: for a destination's deadline if that comes before the
+/// others are due, but most of the time all the same. Whether the client is dropped.
+fn wait(shared: &Shared, start: Instant) -> bool {
+    let took = start.elapsed();
+    let (earliest, latest) = (start + took * 3, start + (took * 10).clamp(SHORTEST, LONGEST));
+    loop {
+        let now = Instant::now();
+        let deadline = shared.control().next_deadline();
+        let due = deadline.map_or(latest, |left| latest.min(earliest.max(now + left)));
+        if now >= due {
+            return false;
+        }
+        if shared.wait_for_stop((due - now).min(LOOK)) {
+            return true;
         }
     }
 }

@@ -248,7 +248,8 @@ impl Client {
         self.change(|control| control.create_destination(service.key(), destination))
     }
 
-    /// Changes a destination's weight or disables it; its flows stay.
+    /// Changes a destination's weight or disables it; its flows stay, until its
+    /// deadline if it has one. [`Event::Drained`] tells when it has none any more.
     ///
     /// # Errors
     ///

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod calls;
+mod drain;
 mod follow;
 mod gate;
 mod ids;
@@ -51,6 +52,8 @@ use crate::ports::Port;
 use crate::routing::Way;
 use crate::vlans::VlanPrefix;
 use adopt::Inherited;
+use drain::Drained;
+use drain::Drains;
 use ids::Ids;
 use nat::Origin;
 pub(crate) use records::key_record;
@@ -83,6 +86,8 @@ struct Target {
     nat: u32,
     /// What probes of it are sent from, if there is a way.
     origin: Option<Origin>,
+    /// What is known of its last flows, if it is disabled.
+    drained: Option<Drained>,
 }
 
 /// A virtual address as it is in the data plane.
@@ -130,6 +135,7 @@ pub(crate) struct Control {
     generations: Vec<u32>,
     tables: Tables,
     inherited: Inherited,
+    drains: Drains,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -182,6 +188,7 @@ impl Control {
             nat: options.nat_prefixes(),
             generations: vec![1; options.destinations as usize + 1],
             inherited: Inherited::default(),
+            drains: Drains::new(),
         }
     }
 
@@ -300,6 +307,7 @@ impl Control {
             let same = old.filter(|t| t.is_direct() == is_direct);
             let last = same.map_or_else(Vec::new, |t| t.ways.clone());
             let old = old.cloned();
+            let drained = Drained::of(&destination, old.as_ref());
             let slot = match old.as_ref().map(|t| t.slot) {
                 Some(slot) => slot,
                 None => match self.slots.take() {
@@ -331,7 +339,8 @@ impl Control {
             };
             let (status, ways) = self.resolve(service, &destination, &last);
             let origin = self.origin(service.address, &ways, &senders);
-            targets.insert(address, Target { destination, slot, status, ways, nat, origin });
+            let target = Target { destination, slot, status, ways, nat, origin, drained };
+            targets.insert(address, target);
         }
         let present = self.services.get(&key);
         let entries = entries(&targets);
@@ -427,6 +436,7 @@ impl Control {
                     self.retire_target(id, &target);
                 }
                 self.count_change();
+                self.note_drains(key);
                 Ok(())
             }
         }

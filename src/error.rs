@@ -54,6 +54,9 @@ pub enum Error {
     InvalidDestination { address: IpAddr, reason: &'static str },
     /// The weight is 0 or over the limit.
     InvalidWeight { address: IpAddr, weight: u32 },
+    /// The deadline for a destination's flows is out of range, or the destination is
+    /// not disabled.
+    InvalidDeadline { address: IpAddr, deadline: Duration, disabled: bool },
     /// A tunnel over UDP has no port.
     InvalidTunnelPort { address: IpAddr, tunnel: &'static str },
     /// The instance's name has characters that a file name should not have.
@@ -202,6 +205,16 @@ impl fmt::Display for Error {
                 "destination {address}: weight {weight} is not from 1 to {}; \
                  disable a destination to give it no new flows",
                 crate::MAX_WEIGHT
+            ),
+            Self::InvalidDeadline { address, deadline, disabled: true } => write!(
+                f,
+                "destination {address}: a deadline of {deadline:?} is not from 1 second to 30 days; \
+                 without one its flows stay as long as they live"
+            ),
+            Self::InvalidDeadline { address, deadline, disabled: false } => write!(
+                f,
+                "destination {address}: a deadline of {deadline:?} is for one that is disabled; \
+                 disable it too, or leave the deadline out"
             ),
             Self::InvalidTunnelPort { address, tunnel } => write!(
                 f,

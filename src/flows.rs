@@ -1,5 +1,6 @@
 //! The flows that the data plane remembers: told, and counted.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -15,6 +16,7 @@ use crate::bpf::Maps;
 use crate::bpf::StoredFlow;
 use crate::bpf::Tick;
 use crate::clock::duration;
+use crate::clock::now_ns;
 use crate::clock::now_tick;
 
 /// How far a TCP connection is, as its client's packets tell.
@@ -95,6 +97,9 @@ const fn is_dead(flow: &StoredFlow, now: u32) -> bool {
 pub(crate) struct Leftover {
     /// Places that were half-written. What still is has been left so.
     half_written: Vec<At>,
+    /// When traffic was read last, and the packets of each disabled destination, by
+    /// slot.
+    traffic: (u64, HashMap<u32, u64>),
 }
 
 /// Counts all flows by destination, writes what has changed for readers, and
@@ -131,7 +136,11 @@ pub(crate) fn count(maps: &Maps, leftover: &mut Leftover, stopped: impl Fn() -> 
         let open = flow.key.protocol == Protocol::Tcp.number() && !flow.closing();
         let recent = flow.silence(now) <= Tick::XVS_TICKS_RECENT.0;
         gauges[0].flows += 1;
+        let seen = now.wrapping_sub(flow.silence(now));
         let gauge = &mut gauges[flow.slot as usize];
+        if gauge.flows == 0 || (seen.wrapping_sub(gauge.newest) as i32) > 0 {
+            gauge.newest = seen;
+        }
         gauge.flows += 1;
         gauge.active += u32::from(open);
         gauge.recent += u32::from(recent);
@@ -140,10 +149,31 @@ pub(crate) fn count(maps: &Maps, leftover: &mut Leftover, stopped: impl Fn() -> 
     if stopped() {
         return;
     }
+    leftover.traffic = rate(maps, &leftover.traffic, &mut gauges);
     for (slot, gauge) in (0..).zip(&gauges) {
-        let old = maps.gauges.read(slot);
-        if (old.active, old.recent, old.flows) != (gauge.active, gauge.recent, gauge.flows) {
-            maps.gauges.write(slot, gauge);
-        }
+        maps.gauges.write(slot, gauge);
     }
+}
+
+/// Puts down what traffic disabled destinations had since it was read last, and
+/// returns what there is to compare with next time.
+fn rate(
+    maps: &Maps,
+    (last, before): &(u64, HashMap<u32, u64>),
+    gauges: &mut [Gauge],
+) -> (u64, HashMap<u32, u64>) {
+    let now = now_ns();
+    let mut packets = HashMap::new();
+    for (slot, gauge) in (0..).zip(gauges) {
+        if maps.destination_infos.read(slot).disabled == 0 {
+            continue;
+        }
+        let counted = maps.traffic_of_slot(slot).packets;
+        if let Some(before) = before.get(&slot) {
+            gauge.packets = counted - before;
+            gauge.interval = now - last;
+        }
+        packets.insert(slot, counted);
+    }
+    (now, packets)
 }

@@ -14,6 +14,7 @@ use crate::Config;
 use crate::Destination;
 use crate::DestinationExtended;
 use crate::DestinationStatus;
+use crate::Drain;
 use crate::Error;
 use crate::Info;
 use crate::Interface;
@@ -45,7 +46,9 @@ use crate::bpf::StatusCode;
 use crate::bpf::VlanCode;
 use crate::bpf::octets_address;
 use crate::bpf::record_name;
+use crate::clock::duration;
 use crate::clock::now_ns;
+use crate::clock::now_tick;
 use crate::config::validate_instance;
 use crate::control::retire::refused_since;
 use crate::control::retire::since;
@@ -301,17 +304,38 @@ impl Instance {
             (record.way, Some(octets_address(record.source)))
         };
         let known = way.ifindex != 0;
+        let mut destination = Destination::new(octets_address(info.address))
+            .tunnel(tunnel)
+            .weight(info.weight)
+            .disabled(info.disabled != 0);
+        let deadline = Some(info.deadline_ns).filter(|time| *time != 0);
+        destination.deadline = deadline.map(Duration::from_nanos);
         DestinationExtended {
-            destination: Destination::new(octets_address(info.address))
-                .tunnel(tunnel)
-                .weight(info.weight)
-                .disabled(info.disabled != 0),
+            drain: destination.disabled.then(|| self.drain(slot, info)),
+            destination,
             status: status(info.status),
             mac: known.then_some(Mac(way.mac)),
             interface: known.then_some(way.ifindex),
             mtu: known.then_some(way.mtu),
             source: source.filter(|_| known),
             stats: self.traffic(slot, info),
+        }
+    }
+
+    /// How far a disabled destination is.
+    fn drain(&self, slot: u32, info: &DestinationInfo) -> Drain {
+        let gauge = self.maps.gauges.read(slot);
+        let since = Duration::from_nanos(now_ns().saturating_sub(info.disabled_ns));
+        let seconds = Duration::from_nanos(gauge.interval).as_secs_f64();
+        let newest = now_tick().wrapping_sub(gauge.newest);
+        let left = |time| Duration::from_nanos(time).saturating_sub(since);
+        Drain {
+            flows: u64::from(gauge.flows),
+            packets_per_second: (seconds > 0.0).then(|| gauge.packets as f64 / seconds),
+            newest: (gauge.flows > 0).then(|| duration(newest)),
+            since,
+            left: Some(info.deadline_ns).filter(|time| *time != 0).map(left),
+            done: info.drained != 0,
         }
     }
 
@@ -330,6 +354,7 @@ impl Instance {
         let mut stats = Stats {
             active: u64::from(gauge.active),
             recent: u64::from(gauge.recent),
+            live: u64::from(gauge.flows),
             ..Default::default()
         };
         stats.add_traffic(&since(self.maps.traffic_of_slot(slot), info.base));

@@ -124,6 +124,7 @@ pub use sharing::Sharing;
 pub use sharing::Written;
 pub use stats::DestinationExtended;
 pub use stats::DestinationStatus;
+pub use stats::Drain;
 pub use stats::Info;
 pub use stats::Interface;
 pub use stats::Reasons;

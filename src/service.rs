@@ -233,12 +233,16 @@ pub struct Destination {
     pub weight: u32,
     /// Whether it gets no new flows; those it has stay. Default: no.
     pub disabled: bool,
+    /// How long the flows of a disabled destination stay, from when it was disabled,
+    /// 1 second to [`MAX_IDLE`]; then they are hashed anew, to other destinations.
+    /// Default: as long as they live.
+    pub deadline: Option<Duration>,
 }
 
 impl Destination {
     /// An enabled layer-2 destination of weight 1.
     pub const fn new(address: IpAddr) -> Self {
-        Self { address, tunnel: Tunnel::None, weight: 1, disabled: false }
+        Self { address, tunnel: Tunnel::None, weight: 1, disabled: false, deadline: None }
     }
 
     /// Sets its share of new flows.
@@ -250,6 +254,12 @@ impl Destination {
     /// Sets whether it gets no new flows.
     pub const fn disabled(mut self, disabled: bool) -> Self {
         self.disabled = disabled;
+        self
+    }
+
+    /// Sets how long its flows stay once it is disabled.
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 
@@ -273,6 +283,13 @@ impl Destination {
         }
         if self.weight == 0 || self.weight > MAX_WEIGHT {
             return Err(Error::InvalidWeight { address: self.address, weight: self.weight });
+        }
+        if let Some(deadline) = self.deadline {
+            let is_in_range = (Duration::from_secs(1)..=MAX_IDLE).contains(&deadline);
+            if !self.disabled || !is_in_range {
+                let Self { address, disabled, .. } = *self;
+                return Err(Error::InvalidDeadline { address, deadline, disabled });
+            }
         }
         self.tunnel.validate(self.address)
     }

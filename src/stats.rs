@@ -45,6 +45,8 @@ pub struct Stats {
     pub limited: u64,
     /// Packets for the service or address that were not forwarded.
     pub reasons: Reasons,
+    /// Flows that are remembered and live; no more than 5 seconds old.
+    pub live: u64,
 }
 
 impl Stats {
@@ -59,6 +61,7 @@ impl Stats {
         self.recent += other.recent;
         self.limited += other.limited;
         self.reasons.add(&other.reasons);
+        self.live += other.live;
     }
 
     pub(crate) fn add_traffic(&mut self, traffic: &Traffic) {
@@ -282,6 +285,29 @@ pub struct DestinationExtended {
     pub mtu: Option<u32>,
     /// Its traffic.
     pub stats: Stats,
+    /// How far it is with its last flows, if it is disabled.
+    pub drain: Option<Drain>,
+}
+
+/// How far a disabled destination is on its way to having no flows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Drain {
+    /// Its live flows; no more than 5 seconds old.
+    pub flows: u64,
+    /// Packets forwarded to it per second, between the last two counts of flows, which
+    /// are 2 to 5 seconds apart; `None` before there were two since it was disabled.
+    pub packets_per_second: Option<f64>,
+    /// How long ago the last packet of any of its live flows came, within 2 seconds;
+    /// `None` if it has no flow.
+    pub newest: Option<Duration>,
+    /// How long it has been disabled.
+    pub since: Duration,
+    /// How long it takes until its flows are hashed anew, if it has a deadline.
+    pub left: Option<Duration>,
+    /// Whether it has had no live flow at some moment since it was disabled, or its
+    /// deadline moved those it had: it can be taken away.
+    pub done: bool,
 }
 
 /// A virtual address with its traffic.

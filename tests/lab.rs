@@ -28,6 +28,8 @@ mod affinity;
 mod capabilities;
 #[path = "lab/connections.rs"]
 mod connections;
+#[path = "lab/drain.rs"]
+mod drain;
 #[path = "lab/events.rs"]
 mod events;
 #[path = "lab/explain.rs"]

@@ -92,6 +92,9 @@ impl Control {
                 checksum: checksum_code(target.destination.tunnel),
                 nat: target.nat,
                 base: self.maps.destination_infos.read(target.slot).base,
+                disabled_ns: target.drained.map_or(0, |drained| drained.since),
+                deadline_ns: target.destination.deadline.map_or(0, |time| time.as_nanos() as u64),
+                drained: target.drained.map_or(0, |drained| u32::from(drained.done)),
                 ..Default::default()
             },
         );

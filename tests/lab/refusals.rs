@@ -1,11 +1,13 @@
 //! What is refused is named, and changes nothing.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use xvs::Client;
 use xvs::Destination;
 use xvs::Error;
 use xvs::Instance;
+use xvs::MAX_IDLE;
 use xvs::Service;
 
 use crate::lab::Lab;
@@ -149,6 +151,15 @@ fn a_refused_call_changes_nothing() {
     refused(balancer, |c| c.create_destination(&service, &weightless), weight, "weight 0");
     let mixed = [b1, weightless.clone()];
     refused(balancer, |c| c.set_service(&service, &mixed), weight, "weight 0");
+    let deadline = |e: &Error| matches!(e, Error::InvalidDeadline { .. });
+    let (short, long) = (Duration::from_millis(999), MAX_IDLE + Duration::from_nanos(1));
+    for (wrong, part) in [
+        (b2.clone().deadline(Duration::from_secs(60)), "a deadline of 60s is for one that is dis"),
+        (b2.clone().disabled(true).deadline(short), "not from 1 second to 30 days"),
+        (b2.clone().disabled(true).deadline(long), "not from 1 second to 30 days"),
+    ] {
+        refused(balancer, |c| c.update_destination(&service, &wrong), deadline, part);
+    }
 
     let id = |e: &Error| matches!(e, Error::InvalidVlan { .. });
     for wrong in [0, 4_095] {

@@ -27,7 +27,7 @@ fn counters(balancer: &Client, service: &Service) -> Vec<Stats> {
     // These two follow a scan of the flows.
     let lasting = |stats: Stats| {
         let mut stats = stats;
-        (stats.active, stats.recent) = (0, 0);
+        (stats.active, stats.recent, stats.live) = (0, 0, 0);
         stats
     };
     shown.map(|destination| destination.stats).chain([own]).map(lasting).collect()
