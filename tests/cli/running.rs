@@ -235,7 +235,7 @@ fn what_a_dead_process_left_is_detached() {
     assert_eq!(lab.run(&["detach"]).0, 1);
 }
 
-const STATS: &str = "active fin flows limited octets packets reasons recent rst syn";
+const STATS: &str = "active fin flows limited live octets packets reasons recent rst syn";
 
 #[test]
 fn show_tells_all_with_stable_keys() {
@@ -281,8 +281,8 @@ fn show_tells_all_with_stable_keys() {
     assert_eq!(destinations.len(), 2);
     assert_eq!(
         keys(&destinations[0]),
-        "address disabled interface interface_index mac mtu reason service source stats status \
-         tunnel type weight"
+        "address disabled drain interface interface_index mac mtu reason service source stats \
+         status tunnel type weight"
     );
     assert_eq!(destinations[0]["interface"], "eth0");
     assert_eq!(destinations[0]["mac"].as_str().map(str::len), Some(17));

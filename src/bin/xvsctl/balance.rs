@@ -39,6 +39,7 @@ use running::Balancer;
 #[command(after_long_help = "\
 Commands on standard input, one per line, each answered by `ok` or `error: ...`:
   disable RIP     give a real server no new flows; it keeps those it has
+  disable RIP S   the same, and after S seconds the rest of its flows go to others
   enable RIP      take that back
   weight RIP N    change its share of new flows
   add RIP         add a real server

@@ -9,6 +9,7 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 use xvs::DestinationExtended;
+use xvs::Drain;
 use xvs::Flow;
 use xvs::Instance;
 use xvs::Interface;
@@ -79,6 +80,7 @@ pub fn stats(stats: &Stats) -> Value {
         "active": stats.active,
         "recent": stats.recent,
         "limited": stats.limited,
+        "live": stats.live,
         "reasons": reasons(&stats.reasons),
     })
 }
@@ -105,6 +107,18 @@ pub fn destination(of: &ServiceKey, destination: &DestinationExtended, links: &L
         "source": destination.source,
         "mtu": destination.mtu,
         "stats": stats(&destination.stats),
+        "drain": destination.drain.as_ref().map(drain),
+    })
+}
+
+fn drain(drain: &Drain) -> Value {
+    json!({
+        "done": drain.done,
+        "flows": drain.flows,
+        "packets_per_second": drain.packets_per_second,
+        "newest_seconds": drain.newest.map(|time| time.as_secs_f64()),
+        "since_seconds": drain.since.as_secs_f64(),
+        "left_seconds": drain.left.map(|time| time.as_secs_f64()),
     })
 }
 

@@ -467,7 +467,8 @@ fn destinations_table(
         for destination in destinations {
             let stats = &destination.stats;
             let status = destination.status;
-            let disabled = if destination.destination.disabled { "disabled, " } else { "" };
+            let disabled = destination.drain.as_ref().map(words::drain);
+            let disabled = disabled.map_or_else(String::new, |text| format!("{text}; "));
             table.add_row([
                 service.service.to_string(),
                 destination.destination.address.to_string(),

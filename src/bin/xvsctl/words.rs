@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use xvs::DestinationStatus;
+use xvs::Drain;
 use xvs::Failure;
 use xvs::FlowState;
 use xvs::Mode;
@@ -77,6 +78,23 @@ pub fn probe_failure_name(failure: &Failure) -> &'static str {
         Failure::Local { .. } => "local",
         _ => "unknown",
     }
+}
+
+/// How far a disabled destination is with its last flows.
+pub fn drain(drain: &Drain) -> String {
+    let mut parts = vec![format!("disabled for {}", time(drain.since))];
+    if drain.done {
+        parts.push("drained".to_owned());
+        return parts.join(", ");
+    }
+    let mut flows = count(drain.flows, "flow");
+    if let Some(newest) = drain.newest {
+        flows = format!("{flows}, the last packet {} ago", time(newest));
+    }
+    parts.push(flows);
+    parts.extend(drain.packets_per_second.map(|rate| format!("{rate:.1} packets/s")));
+    parts.extend(drain.left.map(|left| format!("{} left", time(left))));
+    parts.join(", ")
 }
 
 /// A service's status for people.

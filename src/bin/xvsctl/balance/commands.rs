@@ -2,14 +2,18 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use xvs::Destination;
 use xvs::Tunnel;
 
+use super::seconds;
+
 /// One line of input: what becomes of a real server in every service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    Disable(IpAddr),
+    /// With how long its flows stay.
+    Disable(IpAddr, Option<Duration>),
     Enable(IpAddr),
     Weight(IpAddr, u32),
     Add(IpAddr),
@@ -26,7 +30,11 @@ impl FromStr for Command {
         };
         let words: Vec<&str> = line.split_whitespace().collect();
         match *words.as_slice() {
-            ["disable", real] => Ok(Self::Disable(address(real)?)),
+            ["disable", real] => Ok(Self::Disable(address(real)?, None)),
+            ["disable", real, time] => {
+                let deadline = seconds(time).map_err(|error| format!("`{time}`: {error}"))?;
+                Ok(Self::Disable(address(real)?, Some(deadline)))
+            }
             ["enable", real] => Ok(Self::Enable(address(real)?)),
             ["weight", real, weight] => {
                 let number = weight.parse().map_err(|_| format!("`{weight}` is no weight"))?;
@@ -36,7 +44,7 @@ impl FromStr for Command {
             ["remove", real] => Ok(Self::Remove(address(real)?)),
             ["quit"] => Ok(Self::Quit),
             _ => Err(format!(
-                "`{line}` is none of: disable RIP, enable RIP, weight RIP N, add RIP, \
+                "`{line}` is none of: disable RIP [S], enable RIP, weight RIP N, add RIP, \
                  remove RIP, quit"
             )),
         }
@@ -55,13 +63,15 @@ impl Command {
         let position = |real: IpAddr| all.iter().position(|d| d.address == real);
         let known = |real| position(real).ok_or_else(|| format!("there is no destination {real}"));
         match self {
-            Self::Disable(real) => {
+            Self::Disable(real, deadline) => {
                 let index = known(real)?;
                 all[index].disabled = true;
+                all[index].deadline = deadline;
             }
             Self::Enable(real) => {
                 let index = known(real)?;
                 all[index].disabled = false;
+                all[index].deadline = None;
             }
             Self::Weight(real, weight) => {
                 let index = known(real)?;
@@ -101,6 +111,10 @@ mod tests {
         assert!(apply("disable 10.1.2.3", &two).unwrap().iter().all(|d| d.disabled == one(d)));
         let disabled = apply(" disable  10.1.2.3 ", &two).unwrap();
         assert_eq!(apply("enable 10.1.2.3", &disabled).unwrap(), two);
+        let drained = apply("disable 10.1.2.3 2.5", &disabled).unwrap();
+        assert_eq!(drained[0].deadline, Some(Duration::from_millis(2_500)));
+        assert_eq!(apply("disable 10.1.2.3", &drained).unwrap(), disabled);
+        assert_eq!(apply("enable 10.1.2.3", &drained).unwrap(), two);
         assert_eq!(apply("weight 10.1.2.4 7", &two).unwrap()[1].weight, 7);
         let added = apply("add 10.1.2.5", &two).unwrap();
         assert_eq!(added[..2], two);
@@ -117,6 +131,8 @@ mod tests {
             ("disable", "`disable` is none of"),
             ("disable web1", "`web1` is no IP address"),
             ("disable 10.1.2.9", "no destination 10.1.2.9"),
+            ("disable 10.1.2.3 soon", "`soon`"),
+            ("disable 10.1.2.3 0.5", "500ms is not from 1 second"),
             ("remove 10.1.2.9", "no destination 10.1.2.9"),
             ("add 10.1.2.3", "10.1.2.3 already"),
             ("add 127.0.0.1", "127.0.0.1"),
