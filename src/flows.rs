@@ -1,5 +1,8 @@
 //! The flows that the data plane remembers: told, and counted.
 
+mod filter;
+
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -18,6 +21,7 @@ use crate::bpf::Tick;
 use crate::clock::duration;
 use crate::clock::now_ns;
 use crate::clock::now_tick;
+pub use filter::FlowFilter;
 
 /// How far a TCP connection is, as its client's packets tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,21 @@ pub enum FlowState {
     Open,
     /// The client sent FIN or RST.
     Closing,
+}
+
+/// In how many ticks of 2^30 ns (1.07 s) packets of a flow came: the older a flow is
+/// known to be, the longer it may be silent before another takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum FlowAge {
+    /// In one.
+    Once,
+    /// In two.
+    Twice,
+    /// In three.
+    Thrice,
+    /// In four or more.
+    Often,
 }
 
 /// A flow that the data plane remembers.
@@ -43,25 +62,52 @@ pub struct Flow {
     pub state: FlowState,
     /// How long it has been silent, within 2 seconds.
     pub idle: Duration,
+    /// How old it is known to be.
+    pub age: FlowAge,
 }
 
 impl Instance {
     /// Flows that are alive, at most so many, in no order.
     pub fn flows(&self, limit: usize) -> Result<Vec<Flow>> {
+        self.flows_matching(&FlowFilter::new(), limit)
+    }
+
+    /// Flows that are alive and match, at most so many, in no order.
+    pub fn flows_matching(&self, filter: &FlowFilter, limit: usize) -> Result<Vec<Flow>> {
         let mut flows = Vec::new();
-        let now = now_tick();
-        self.maps.for_each_flow(|place| {
+        self.each_flow(filter, |flow| {
             if flows.len() == limit {
                 return ControlFlow::Break(());
             }
-            if let Some(flow) = &place.flow
-                && is_live(flow, now)
-            {
-                flows.extend(self.flow(flow, now));
-            }
+            flows.push(flow);
             ControlFlow::Continue(())
         });
         Ok(flows)
+    }
+
+    /// How many flows are alive and match, by service and real server; `None` for
+    /// servers that were removed just now.
+    pub fn count_flows(
+        &self,
+        filter: &FlowFilter,
+    ) -> Result<BTreeMap<(ServiceKey, Option<IpAddr>), u64>> {
+        let mut counts = BTreeMap::new();
+        self.each_flow(filter, |flow| {
+            *counts.entry((flow.service, flow.destination)).or_default() += 1;
+            ControlFlow::Continue(())
+        });
+        Ok(counts)
+    }
+
+    fn each_flow(&self, filter: &FlowFilter, mut each: impl FnMut(Flow) -> ControlFlow<()>) {
+        let now = now_tick();
+        self.maps.for_each_flow(|place| {
+            let live = place.flow.as_ref().filter(|flow| is_live(flow, now));
+            match live.and_then(|flow| self.flow(flow, now)).filter(|flow| filter.matches(flow)) {
+                Some(flow) => each(flow),
+                None => ControlFlow::Continue(()),
+            }
+        });
     }
 
     /// A flow as the types of the API.
@@ -77,6 +123,12 @@ impl Instance {
             destination: self.destination_address(flow.slot, flow.destination.generation),
             state: if flow.closing() { FlowState::Closing } else { FlowState::Open },
             idle: duration(flow.silence(now)),
+            age: match flow.later_ticks() {
+                0 => FlowAge::Once,
+                1 => FlowAge::Twice,
+                2 => FlowAge::Thrice,
+                _ => FlowAge::Often,
+            },
         })
     }
 }

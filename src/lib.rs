@@ -97,6 +97,8 @@ pub use flow_record::RecordError;
 pub use flow_record::Records;
 pub use flow_record::records;
 pub use flows::Flow;
+pub use flows::FlowAge;
+pub use flows::FlowFilter;
 pub use flows::FlowState;
 pub use instance::Detached;
 pub use instance::Instance;

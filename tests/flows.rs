@@ -4,6 +4,7 @@
 
 mod common;
 mod flows {
+    pub mod filters;
     pub mod floods;
     pub mod transition;
 }

@@ -56,6 +56,11 @@ impl StoredFlow {
         self.meta & FlowMeta::XVS_FLOW_CLOSING.0 != 0
     }
 
+    /// In how many later ticks than its first packets came, 3 for any more.
+    pub(crate) const fn later_ticks(&self) -> u32 {
+        (self.meta / FlowMeta::XVS_FLOW_AGE.0) & FlowMeta::XVS_FLOW_AGE_MAX.0
+    }
+
     /// The ticks since its last packet, which may have come after `now`.
     pub(crate) const fn silence(&self, now: u32) -> u32 {
         silence(self.meta, now)
