@@ -8,6 +8,8 @@ mod capture;
 mod decap;
 #[path = "cli/events.rs"]
 mod events;
+#[path = "cli/flows.rs"]
+mod flows;
 #[path = "cli/lab.rs"]
 mod lab;
 #[path = "common/netns.rs"]

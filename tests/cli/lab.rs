@@ -3,6 +3,7 @@
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
+use std::net::UdpSocket;
 use std::process::Child;
 use std::process::ChildStdin;
 use std::process::Command;
@@ -56,6 +57,22 @@ impl Lab {
             ip link set eth0 up");
         let instance = balancer.name().to_owned();
         Some(Self { balancer, network, instance })
+    }
+
+    /// Sends datagrams to a VIP from so many ports of 10.1.2.3, so many from each. Nobody
+    /// answers; what octets an IP packet has is returned.
+    pub fn send(&self, vip: &str, flows: usize, packets: usize) -> usize {
+        const PAYLOAD: [u8; 72] = [7; 72];
+        self.network.sh("ip route replace 192.168.100.0/24 via 10.1.2.1");
+        self.network.enter(|| {
+            for _ in 0..flows {
+                let socket = UdpSocket::bind("10.1.2.3:0").expect("it is its address");
+                for _ in 0..packets {
+                    socket.send_to(&PAYLOAD, vip).expect("there is a route");
+                }
+            }
+        });
+        20 + 8 + PAYLOAD.len()
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {

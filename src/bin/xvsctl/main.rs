@@ -9,6 +9,7 @@ mod decap;
 mod detach;
 mod events;
 mod explain;
+mod flows;
 mod global;
 mod output;
 mod probe;
@@ -48,6 +49,7 @@ enum Command {
     Completions(completions::Args),
     Capture(capture::Args),
     Events(events::Args),
+    Flows(flows::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Completions(args) => completions::run(args),
         Command::Capture(args) => capture::run(args, &cli.global),
         Command::Events(args) => events::run(args, &cli.global),
+        Command::Flows(args) => flows::run(args, &cli.global),
     };
     match result {
         Ok(code) => code,

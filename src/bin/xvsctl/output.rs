@@ -40,6 +40,11 @@ pub fn print_table(out: &mut impl Write, table: &Table) -> io::Result<()> {
     Ok(())
 }
 
+/// A value, or that there is none.
+pub fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
 /// What interfaces are called: as the instance knows its own, and as this
 /// network namespace has them.
 pub struct Links {
@@ -136,5 +141,6 @@ pub fn flow(flow: &Flow) -> Value {
         "destination": flow.destination,
         "state": words::flow_state(flow.state),
         "idle_seconds": flow.idle.as_secs_f64(),
+        "age": words::flow_age_name(flow.age),
     })
 }

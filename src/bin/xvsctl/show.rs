@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 use serde_json::json;
 use xvs::Accepted;
-use xvs::Flow;
+use xvs::FlowFilter;
 use xvs::Info;
 use xvs::Instance;
 use xvs::Interface;
@@ -19,10 +19,12 @@ use xvs::ServiceStatus;
 use xvs::Sharing;
 use xvs::Vip;
 
+use crate::flows;
 use crate::global::Global;
 use crate::global::is_alive;
 use crate::output;
 use crate::output::Links;
+use crate::output::or_dash;
 use crate::words;
 use crate::words::Outcome;
 
@@ -100,7 +102,7 @@ fn objects(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyho
             }
         }
         Subject::Flows => {
-            for flow in flows(instance)? {
+            for flow in flows::sorted(instance, &FlowFilter::new(), usize::MAX)? {
                 writeln!(out, "{}", output::flow(&flow))?;
             }
         }
@@ -263,7 +265,9 @@ fn tables(subject: Subject, instance: &Instance, out: &mut impl Write) -> anyhow
         Subject::Info => info_table(&instance.info()?, &instance.vips()?, &links, out)?,
         Subject::Services => services_table(&instance.services()?, out)?,
         Subject::Destinations => destinations_table(instance, &links, out)?,
-        Subject::Flows => flows_table(&flows(instance)?, out)?,
+        Subject::Flows => {
+            flows::print_table(&flows::sorted(instance, &FlowFilter::new(), usize::MAX)?, out)?;
+        }
         Subject::Vlans => {
             let headings =
                 ["VLAN", "PREFIX", "INTERFACE", "TAG", "ADDRESS", "GATEWAY", "MTU", "STATUS"];
@@ -486,44 +490,4 @@ fn destinations_table(
     }
     output::print_table(out, &table)?;
     Ok(())
-}
-
-/// A million rows would make a table library slow: columns by hand.
-fn flows_table(flows: &[Flow], out: &mut impl Write) -> io::Result<()> {
-    let rows: Vec<[String; 5]> = flows
-        .iter()
-        .map(|flow| {
-            [
-                flow.source.to_string(),
-                flow.service.to_string(),
-                or_dash(flow.destination),
-                words::flow_state(flow.state).to_owned(),
-                words::time(flow.idle),
-            ]
-        })
-        .collect();
-    let headings = ["SOURCE", "SERVICE", "DESTINATION", "STATE", "IDLE"];
-    let mut widths = headings.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
-    let [a, b, c, d, _] = widths;
-    let mut line = |[source, service, destination, state, idle]: [&str; 5]| {
-        writeln!(out, "{source:a$}  {service:b$}  {destination:c$}  {state:d$}  {idle}")
-    };
-    line(headings)?;
-    rows.iter().try_for_each(|row| line(row.each_ref().map(String::as_str)))
-}
-
-/// All flows, in order.
-fn flows(instance: &Instance) -> xvs::Result<Vec<Flow>> {
-    let mut flows = instance.flows(usize::MAX)?;
-    flows.sort_unstable_by_key(|flow| (flow.service, flow.source));
-    Ok(flows)
-}
-
-fn or_dash(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use xvs::DestinationStatus;
 use xvs::Drain;
 use xvs::Failure;
+use xvs::FlowAge;
 use xvs::FlowState;
 use xvs::Mode;
 use xvs::Offload;
@@ -130,6 +131,17 @@ pub fn flow_state(state: FlowState) -> &'static str {
     match state {
         FlowState::Open => "open",
         FlowState::Closing => "closing",
+        _ => "unknown",
+    }
+}
+
+/// The name of a flow's age in JSON.
+pub fn flow_age_name(age: FlowAge) -> &'static str {
+    match age {
+        FlowAge::Once => "once",
+        FlowAge::Twice => "twice",
+        FlowAge::Thrice => "thrice",
+        FlowAge::Often => "often",
         _ => "unknown",
     }
 }
