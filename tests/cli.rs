@@ -16,6 +16,8 @@ mod lab;
 mod netns;
 #[path = "cli/running.rs"]
 mod running;
+#[path = "cli/top.rs"]
+mod top;
 #[path = "cli/usage.rs"]
 mod usage;
 

@@ -75,6 +75,8 @@ fn wrong_usage_exits_2_and_names_the_argument() {
         (extended(&["--loud"]), "--loud"),
         (vec!["show", "everything"], "everything"),
         (vec!["events", "--count", "0"], "--count"),
+        (vec!["top", "--interval", "0"], "0.1 to 3600"),
+        (vec!["top", "--interval", "fast"], "seconds"),
         (vec!["flows", "--service", "192.168.100.1"], "no VIP with a port"),
         (vec!["flows", "--service", "192.168.100.1:80/sctp"], "sctp"),
         (vec!["flows", "--server", "web1"], "web1"),

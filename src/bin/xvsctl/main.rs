@@ -14,6 +14,7 @@ mod global;
 mod output;
 mod probe;
 mod show;
+mod top;
 mod words;
 
 use std::io;
@@ -50,6 +51,7 @@ enum Command {
     Capture(capture::Args),
     Events(events::Args),
     Flows(flows::Args),
+    Top(top::Args),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Capture(args) => capture::run(args, &cli.global),
         Command::Events(args) => events::run(args, &cli.global),
         Command::Flows(args) => flows::run(args, &cli.global),
+        Command::Top(args) => top::run(args, &cli.global),
     };
     match result {
         Ok(code) => code,
