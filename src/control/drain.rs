@@ -35,6 +35,9 @@ impl Drained {
 /// A destination that may have flows still.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draining {
+    /// When it was disabled: should it have been removed and added again since, this
+    /// is of another one.
+    since: u64,
     /// A count that began later tells what flows it has.
     countable: u64,
     /// When what is left is moved, in ns of CLOCK_MONOTONIC.
@@ -59,9 +62,9 @@ impl Control {
                 Some(Drained { since, done: false }) => {
                     let deadline = target.destination.deadline;
                     let due = deadline.map(|time| since + time.as_nanos() as u64);
-                    let known = self.drains.get(&place).map(|draining| draining.countable);
-                    let countable = known.unwrap_or(countable);
-                    self.drains.insert(place, Draining { countable, due });
+                    let known = self.drains.get(&place).filter(|known| known.since == since);
+                    let countable = known.map_or(countable, |known| known.countable);
+                    self.drains.insert(place, Draining { since, countable, due });
                 }
                 _ => _ = self.drains.remove(&place),
             }
@@ -80,6 +83,8 @@ impl Control {
     pub(crate) fn follow_drains(&mut self, began: u64) {
         for ((key, address), draining) in self.drains.clone() {
             let target = self.services.get(&key).and_then(|b| b.targets.get(&address));
+            let open = Some(Drained { since: draining.since, done: false });
+            let target = target.filter(|target| target.drained == open);
             let Some(slot) = target.map(|target| target.slot) else {
                 self.drains.remove(&(key, address));
                 continue;
@@ -90,7 +95,7 @@ impl Control {
                 continue;
             }
             self.drains.remove(&(key, address));
-            if flows > 0 {
+            if is_due {
                 self.next_generation(slot);
             }
             self.finish_drain(key, address);

@@ -10,10 +10,12 @@ use xvs::Client;
 use xvs::Destination;
 use xvs::Drain;
 use xvs::Event;
+use xvs::FlowFilter;
 use xvs::Instance;
 use xvs::Service;
 
 use super::web::serve;
+use super::web::usable;
 use crate::lab::Lab;
 use crate::lab::UDP;
 use crate::lab::ip;
@@ -177,19 +179,39 @@ fn enabling_it_before_the_deadline_takes_that_back() {
     let flows = udp_flows(&lab, 16);
     let [b1, b2] = [0, 1].map(|number: usize| lab.backends[number].v4);
     let deadline = Duration::from_secs(1);
+    // A service that is made anew has nothing of the one before.
+    let anew = Service::tcp(vip(0, 80).ip(), 80);
+    serve(&lab, &balancer, &anew);
+    let disabled = Destination::new(b1).disabled(true).deadline(deadline);
+    balancer.update_destination(&anew, &disabled).expect("it is there");
+    balancer.remove_service(&anew).expect("it is there");
+    balancer.set_service(&anew, &[Destination::new(b1)]).expect("it is made anew");
+    usable(&balancer, &anew, 1);
+    let mut connection = lab.client.enter(|| {
+        let mut connection = Connection::open(vip(0, 80), PATIENCE).expect("it answers");
+        connection.exchange(b"hello").expect("it goes on");
+        connection
+    });
     for address in [b1, b2] {
         let disabled = Destination::new(address).disabled(true).deadline(deadline);
         balancer.update_destination(&service, &disabled).expect("it is there");
     }
     balancer.update_destination(&service, &Destination::new(b1)).expect("it is there");
-    // By the same count that moves the flows of the one those of the other would go.
+    // By the same count that moves these flows all others would go.
     wait("the other's flows are moved", COUNTS, || {
         let events = balancer.wait_events(COUNTS);
-        let of = |event: &Event, of: IpAddr| matches!(event, Event::Drained { address, .. } if *address == of);
-        assert!(!events.iter().any(|event| of(event, b1)), "{events:?}");
-        events.iter().any(|event| of(event, b2)).then_some(())
+        let drained = |of: IpAddr| {
+            let is =
+                |event: &Event| matches!(event, Event::Drained { address, .. } if *address == of);
+            events.iter().any(is)
+        };
+        assert!(!drained(b1), "{events:?}");
+        drained(b2).then_some(())
     });
-    assert!(drain(&balancer, &service, b1).is_none());
+    assert!(drain(&balancer, &service, b1).is_none() && drain(&balancer, &anew, b1).is_none());
+    connection.exchange(b"still there?").expect("it goes on");
+    let live = balancer.instance().flows_matching(&FlowFilter::new().service(anew.key()), 2);
+    assert_eq!(live.expect("flows").len(), 1);
     let mut kept = 0;
     for (socket, before) in flows.iter().filter(|(_, before)| before == "b1") {
         assert_eq!(ask(socket, vip(0, UDP), PATIENCE).expect("it answers"), *before);
