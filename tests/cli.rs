@@ -6,6 +6,8 @@
 mod capture;
 #[path = "cli/decap.rs"]
 mod decap;
+#[path = "cli/drain.rs"]
+mod drain;
 #[path = "cli/events.rs"]
 mod events;
 #[path = "cli/flows.rs"]
