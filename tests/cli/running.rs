@@ -1,6 +1,8 @@
 //! What the subcommands do to and tell of balancers that run.
 
 use std::io;
+use std::time::Duration;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -275,6 +277,10 @@ fn show_tells_all_with_stable_keys() {
     );
     assert_eq!(service["status"], "forwarding");
     assert_eq!(service["usable"], 2);
+    assert_eq!(
+        (&service["new_flows"], &service["transition_seconds"]),
+        (&json!(10_000), &json!(60.0))
+    );
     assert_eq!(keys(&service["stats"]), STATS);
 
     let destinations = lab.objects(&["show", "destinations"]);
@@ -354,8 +360,33 @@ fn explain_tells_where_packets_go_and_why() {
     assert!(steps.contains("no_service") && steps.contains("192.168.100.1:80/tcp"), "{steps}");
     balance.tell("disable 10.1.2.3", "ok");
     balance.tell("disable 10.1.2.4", "ok");
-    let (_, steps, _) = lab.run(&["explain", "tcp", "10.7.7.7:1", "192.168.100.1:80"]);
+    let (_, steps, _) = lab.run(&["explain", "tcp", "10.7.7.7:1", "192.168.100.1:80", "--syn"]);
     assert!(steps.contains("no_destination") && steps.contains("disabled"), "{steps}");
+}
+
+#[test]
+fn services_have_the_settings_that_were_given() {
+    let Some(lab) = Lab::new("settings") else { return };
+    let options = ["--new-flows", "7", "--transition", "600", "--sticky"];
+    let mut balance = lab.balance(&[&WEB[..], &options].concat());
+    balance.event("ready");
+    let ready = Instant::now();
+    let service = lab.objects(&["show", "services"]).remove(0);
+    assert_eq!(service["new_flows"], 7);
+    assert_eq!(service["transition_seconds"], 600.0);
+    assert_eq!(service["sticky"], true);
+
+    // Tables count that stood for 5 seconds.
+    wait_until("the table has stood", || ready.elapsed() > Duration::from_secs(5));
+    balance.tell("disable 10.1.2.3", "ok");
+    balance.tell("disable 10.1.2.4", "ok");
+    let packet = ["explain", "tcp", "10.7.7.7:1", "192.168.100.1:80"];
+    let told = lab.objects(&packet).remove(0);
+    assert_eq!((&told["verdict"], &told["previous_table"]), (&"forward".into(), &true.into()));
+    let (_, steps, _) = lab.run(&packet);
+    assert!(steps.contains("table from before its last change"), "{steps}");
+    let syn = lab.objects(&[&packet[..], &["--syn"]].concat()).remove(0);
+    assert_eq!(syn["reason"], "no_destination");
 }
 
 #[test]
