@@ -496,7 +496,7 @@ impl Control {
         self.count_change();
         self.maps.services.write(balanced.id, &ServiceRecord::default());
         self.tables.retire(balanced.table);
-        self.tables.retire(balanced.transition.previous.as_ref().map_or(0, |p| p.table));
+        self.forget_transition(&balanced);
         for target in balanced.targets.values() {
             self.retire_target(balanced.id, target);
         }

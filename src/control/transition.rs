@@ -179,6 +179,14 @@ impl Control {
         }
     }
 
+    /// Lets the table from before go with its service, whose record is gone.
+    pub(super) fn forget_transition(&mut self, balanced: &Balanced) {
+        if let Some(previous) = &balanced.transition.previous {
+            self.ends.remove(&(previous.until, balanced.service.key()));
+            self.tables.retire(previous.table);
+        }
+    }
+
     /// Builds a table. When there is no memory for it, one from before a change goes.
     pub(super) fn build_table(&mut self, entries: &[Entry]) -> Result<u32> {
         let built = self.tables.build(entries);
