@@ -5,7 +5,11 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::time::Duration;
+use std::time::Instant;
 
+use libbpf_rs::MapCore;
+use libbpf_rs::MapFlags;
+use libbpf_rs::MapHandle;
 use nix::time::ClockId;
 use nix::time::clock_gettime;
 use xvs::Destination;
@@ -95,19 +99,33 @@ impl Flood<'_> {
         wait_for_tick(now() + 2);
     }
 
-    /// Runs a flood that begins and ends in one tick, in which there was none yet:
-    /// the tick.
-    fn in_one_tick(&mut self, last: u32, flood: impl Fn(&mut Self)) -> u32 {
-        const TRIES: u32 = 50;
-        for _ in 0..TRIES {
-            let tick = now().max(last + 1);
-            wait_for_tick(tick);
-            flood(self);
-            if elapsed(tick) + MARGIN < Duration::from_nanos(1 << 30) {
-                return tick;
+    /// The tick that the program has counted new flows in last, by its own clock.
+    fn tick(&self) -> Option<u32> {
+        let inflows = MapHandle::from_pinned_path(self.dataplane.pin("inflows"));
+        let inflows = inflows.expect("the map is pinned by its name");
+        let ticks = inflows.keys().filter_map(|key| {
+            let record = inflows.lookup(&key, MapFlags::ANY).expect("a lookup");
+            let tick = record?[..4].try_into().expect("four octets");
+            Some(u32::from_ne_bytes(tick))
+        });
+        let now = now();
+        ticks.filter(|tick| now.abs_diff(*tick) < 100).max()
+    }
+
+    /// A flood of so many packets that begins and ends in one tick, in which there was
+    /// none before: what was counted by then, and what afterwards.
+    fn one_tick(&mut self, packets: usize) -> [Stats; 2] {
+        let end = Instant::now() + Duration::from_secs(30);
+        while Instant::now() < end {
+            let (last, before) = (self.tick(), self.stats());
+            self.packets(1);
+            let tick = self.tick();
+            self.packets(packets - 1);
+            if tick != last && self.tick() == tick {
+                return [before, self.stats()];
             }
         }
-        panic!("no flood of {TRIES} was over within a tick");
+        panic!("no flood was over within a tick");
     }
 }
 
@@ -126,15 +144,9 @@ fn wait_for_tick(tick: u32) {
 fn of_a_flood_as_many_flows_are_stored_as_the_service_may() {
     const PACKETS: usize = 3 * LIMIT as usize;
     Flood::each(32_768, |flood| {
-        let mut last = now();
         for limit in [LIMIT, LIMIT, 1, 2 * LIMIT] {
             flood.set_limit(limit);
-            let before = std::cell::Cell::new(Stats::default());
-            last = flood.in_one_tick(last, |flood| {
-                before.set(flood.stats());
-                flood.packets(PACKETS);
-            });
-            let (before, after) = (before.get(), flood.stats());
+            let [before, after] = flood.one_tick(PACKETS);
             assert_eq!(after.flows - before.flows, u64::from(limit), "stored in one tick");
             assert_eq!(after.limited - before.limited, PACKETS as u64 - u64::from(limit));
             assert_eq!(after.packets - before.packets, PACKETS as u64, "all are forwarded");
@@ -258,6 +270,35 @@ fn flows_that_lose_their_place_are_counted() {
         let (stored, held) = (flood.stats().flows, held(flood));
         assert!(stored > held, "not all of {stored} have a place");
         assert_eq!(replaced(flood), stored - held);
+    });
+}
+
+/// A flow that was seen in two ticks stays, while floods of others take each other's
+/// places.
+#[test]
+fn flows_that_were_seen_again_stay_in_a_flood() {
+    const FLOWS: usize = 500;
+    Flood::each(1_024, |flood| {
+        flood.set_limit(MAX_NEW_FLOWS);
+        let flows: Vec<SocketAddr> = (0..FLOWS).map(|_| flood.client()).collect();
+        let hits = |flood: &Flood<'_>| {
+            let before = reasons(flood.dataplane)["forwarded_flow"];
+            for client in &flows {
+                send(flood.dataplane, *client, &flood.service, ACK);
+            }
+            reasons(flood.dataplane)["forwarded_flow"] - before
+        };
+        assert_eq!(hits(flood), 0, "all are new");
+        wait_for_tick(now() + 2);
+        assert_eq!(hits(flood), FLOWS as u64, "in another tick all are known");
+        let places = flood.dataplane.tables.places() as usize;
+        for _ in 0..3 {
+            wait_for_tick(now() + 2);
+            flood.packets(2 * places);
+        }
+        let replaced = flood.dataplane.client.info().expect("info").flows_replaced;
+        assert!(replaced > places as u64 / 2, "floods replaced {replaced} flows of floods");
+        assert_eq!(hits(flood), FLOWS as u64, "and none that was known");
     });
 }
 
