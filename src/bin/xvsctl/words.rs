@@ -196,7 +196,7 @@ pub fn reason(name: &str) -> &'static str {
         "neighbour_discovery" => "IPv6 neighbour discovery; the host's stack has it",
         "forwarded_flow" => "to the destination of a known flow",
         "forwarded_new" => "no flow was known; the hash chose, and the flow is stored if it may",
-        "forwarded_syn" => "a SYN; the hash chose, and nothing is stored",
+        "forwarded_syn" => "a SYN; the hash chose",
         "forwarded_fragment" => "a later fragment, after its first one",
         "forwarded_icmp" => "an ICMP error, to the owner of the packet it quotes",
         "echo_replied" => "an ICMP echo request",
