@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use xvs::Client;
 use xvs::Destination;
+use xvs::FlowRecord;
 use xvs::Options;
 use xvs::Service;
 
@@ -116,11 +117,21 @@ struct Loss {
     broken: BTreeMap<String, usize>,
 }
 
-/// Opens connections and talks on them while the second balancer dies. Records are
-/// carried between the two or not.
-fn fail_over(pair: Pair, carried: bool) -> Loss {
+/// What the first balancer hears of the second one's flows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Nothing,
+    /// What becomes of them, and the other way round.
+    News,
+    /// All of them, once they are there.
+    Export,
+}
+
+/// Opens connections and talks on them while the second balancer dies.
+fn fail_over(pair: Pair, heard: Heard) -> Loss {
     let [first, second] = &pair.balancers;
-    let links = carried.then(|| [Link::new(first, second), Link::new(second, first)]);
+    let links =
+        (heard == Heard::News).then(|| [Link::new(first, second), Link::new(second, first)]);
     let connections = pair.connect();
     assert_eq!(connections.len(), CONNECTIONS);
     let stored = pair.balancers.each_ref().map(|balancer| {
@@ -130,10 +141,16 @@ fn fail_over(pair: Pair, carried: bool) -> Loss {
     let by_second = stored[1];
     println!("flows stored by packets: {stored:?}");
     assert!(by_second >= CONNECTIONS / 4 && stored[0] >= CONNECTIONS / 4, "{stored:?}");
-    if carried {
-        wait("all flows are known to both", PATIENCE, || {
+    match heard {
+        Heard::Nothing => {}
+        Heard::News => wait("all flows are known to both", PATIENCE, || {
             (pair.flows(0) == CONNECTIONS && pair.flows(1) == CONNECTIONS).then_some(())
-        });
+        }),
+        Heard::Export => second.export_flows(|some| {
+            let octets: Vec<u8> = some.iter().flat_map(FlowRecord::to_bytes).collect();
+            let accepted = first.write_flows(&octets);
+            assert_eq!(accepted.stored, some.len() as u64, "{accepted:?}");
+        }),
     }
     // The network stays until nobody talks any more.
     let mut left = None;
@@ -154,7 +171,16 @@ fn fail_over(pair: Pair, carried: bool) -> Loss {
 fn no_connection_ends_with_its_balancer() {
     let pair = Pair::new(|options| options.share_flows(true));
     pair.serve([Some(0), Some(1)]);
-    let Loss { broken, .. } = fail_over(pair, true);
+    let Loss { broken, .. } = fail_over(pair, Heard::News);
+    assert_eq!(broken, BTreeMap::new());
+}
+
+/// The other balancer was told of all flows at once, as one that joins is.
+#[test]
+fn no_connection_ends_that_was_exported() {
+    let pair = Pair::new(|options| options);
+    pair.serve([Some(0), Some(1)]);
+    let Loss { broken, .. } = fail_over(pair, Heard::Export);
     assert_eq!(broken, BTreeMap::new());
 }
 
@@ -165,7 +191,7 @@ fn no_connection_ends_with_its_balancer() {
 fn without_sharing_those_break_that_tables_disagree_on() {
     let pair = Pair::new(|options| options);
     pair.serve([Some(0), Some(1)]);
-    let Loss { by_second, broken } = fail_over(pair, false);
+    let Loss { by_second, broken } = fail_over(pair, Heard::Nothing);
     let all: usize = broken.values().sum();
     let on_b1 = broken.get("b1").copied().unwrap_or(0);
     assert!(on_b1 * 8 >= by_second, "{on_b1} of {by_second} were on b1, and b1 is disabled");
@@ -177,6 +203,6 @@ fn without_sharing_those_break_that_tables_disagree_on() {
 fn without_sharing_equal_tables_break_none() {
     let pair = Pair::new(|options| options);
     pair.serve([None, None]);
-    let Loss { broken, .. } = fail_over(pair, false);
+    let Loss { broken, .. } = fail_over(pair, Heard::Nothing);
     assert_eq!(broken, BTreeMap::new());
 }

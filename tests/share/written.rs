@@ -18,10 +18,13 @@ use crate::VIPS;
 use crate::client;
 use crate::common::cpu::pin;
 use crate::common::dataplane::Dataplane;
+use crate::common::dataplane::Port;
 use crate::common::dataplane::server_mac;
 use crate::common::frame::ACK;
 use crate::common::frame::FIN;
+use crate::common::frame::Ip;
 use crate::common::frame::SYN;
+use crate::common::frame::destination_mac;
 use crate::common::random::share;
 use crate::key;
 use crate::read;
@@ -48,7 +51,7 @@ fn counts(accepted: &Accepted) -> Vec<(&'static str, u64)> {
     accepted.iter().filter(|(_, count)| *count > 0).collect()
 }
 
-/// The last part of the address of a flow's server as records tell it.
+/// What the flow of a client is exported as.
 fn told(dataplane: &Dataplane, source: SocketAddr) -> Option<FlowRecord> {
     let mut found = Vec::new();
     dataplane.client.export_flows(|some| {
@@ -98,6 +101,47 @@ fn packets_follow_written_flows() {
             // A tick may have passed, and then a packet that came here is news.
             let news = read(&mut reader);
             assert!(news.iter().all(|record| record.seen > 1), "no record comes back: {news:?}");
+        },
+    );
+}
+
+/// Flows of UDP are shared like those of TCP on the same port, and apart from them.
+#[test]
+fn flows_of_udp_are_shared() {
+    Dataplane::with(
+        |options| options.share_flows(true),
+        |dataplane| {
+            for vip in VIPS {
+                let tcp = Service::tcp(vip, 53);
+                let udp = Service::udp(vip, 53);
+                dataplane.serve(&tcp, &servers(vip, [3]));
+                dataplane.serve(&udp, &servers(vip, [4, 5]));
+                let source = client(vip, 1);
+                let query = || {
+                    let frame = Ip::new(source.ip(), vip).udp((source.port(), 53), b"");
+                    destination_mac(&dataplane.run(Port::Lb0, &frame).1)
+                };
+                let chosen = query();
+                let told = dataplane.client.read_flow(Duration::from_secs(5)).expect("told");
+                let [record] = told.as_slice() else { panic!("one record: {told:?}") };
+                assert_eq!((record.source, record.service), (source, udp.key()));
+                assert_eq!(server_mac(record.destination), chosen);
+
+                let mut moved = *record;
+                moved.destination = [4, 5]
+                    .map(|host| server(vip, host))
+                    .into_iter()
+                    .find(|a| *a != record.destination)
+                    .expect("the other server");
+                moved.seen = 2;
+                let became = dataplane.client.write_flow(&moved).expect("it is taken");
+                assert_eq!(became, Written::Stored);
+                assert_eq!(query(), server_mac(moved.destination), "the record knew better");
+                let mac = send(dataplane, source, &tcp, ACK);
+                assert_eq!(mac, server_mac(server(vip, 3)));
+                // What TCP and the query's later tick told.
+                dataplane.client.read_flow(Duration::ZERO).expect("told");
+            }
         },
     );
 }
