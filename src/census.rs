@@ -57,8 +57,12 @@ fn wait(shared: &Shared, start: Instant) -> bool {
     }
 }
 
-/// How many packets of each service were over its limit; none where services have
-/// no limit.
-fn limited(_maps: &Maps) -> Vec<(ServiceKey, u64)> {
-    Vec::new()
+/// How many packets of each service were over its limit since it began.
+fn limited(maps: &Maps) -> Vec<(ServiceKey, u64)> {
+    let services = (1..maps.services.len()).filter_map(|id| {
+        let service = maps.services.read(id).service()?;
+        let base = maps.retired.read(id).limited_base;
+        Some((service.key(), maps.limited(id).saturating_sub(base)))
+    });
+    services.collect()
 }

@@ -11,7 +11,6 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Config;
-use crate::Destination;
 use crate::DestinationExtended;
 use crate::DestinationStatus;
 use crate::Drain;
@@ -296,20 +295,14 @@ impl Instance {
         info: &DestinationInfo,
         path: u32,
     ) -> DestinationExtended {
-        let tunnel = info.tunnel();
-        let (way, source) = if tunnel == Tunnel::None {
+        let destination = info.destination();
+        let (way, source) = if destination.tunnel == Tunnel::None {
             (self.maps.destinations.read(slot).way, None)
         } else {
             let record = self.maps.tunnels.read(slot * PATHS + path);
             (record.way, Some(octets_address(record.source)))
         };
         let known = way.ifindex != 0;
-        let mut destination = Destination::new(octets_address(info.address))
-            .tunnel(tunnel)
-            .weight(info.weight)
-            .disabled(info.disabled != 0);
-        let deadline = Some(info.deadline_ns).filter(|time| *time != 0);
-        destination.deadline = deadline.map(Duration::from_nanos);
         DestinationExtended {
             drain: destination.disabled.then(|| self.drain(slot, info)),
             destination,

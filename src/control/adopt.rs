@@ -11,12 +11,12 @@ use super::Balanced;
 use super::Control;
 use super::Target;
 use super::Virtual;
+use super::drain::Drained;
 use super::entries;
 use super::gate;
 use super::ids::Ids;
 use super::key_record;
 use super::transition::Transition;
-use crate::Destination;
 use crate::DestinationStatus;
 use crate::Mac;
 use crate::Result;
@@ -85,6 +85,8 @@ impl Control {
         self.keep_tables();
         self.write_all();
         self.rebuild(Duration::MAX);
+        let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.note_drains(key));
         Ok(self)
     }
 
@@ -124,10 +126,7 @@ impl Control {
         let record = self.maps.destinations.read(slot);
         let same = info.service != 0
             && (info.service, info.generation) == (record.service, record.generation);
-        let destination = Destination::new(octets_address(info.address))
-            .tunnel(info.tunnel())
-            .weight(info.weight)
-            .disabled(info.disabled != 0);
+        let destination = info.destination();
         let whole = same && destination.validate().is_ok();
         let target = Target {
             destination,
@@ -136,6 +135,8 @@ impl Control {
             ways: Vec::new(),
             nat: info.nat,
             origin: None,
+            drained: (info.disabled != 0)
+                .then_some(Drained { since: info.disabled_ns, done: info.drained != 0 }),
         };
         whole.then_some((info.service, target))
     }

@@ -5,9 +5,11 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::Hash;
 use std::hash::Hasher;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::Control;
 use super::Target;
+use crate::Destination;
 use crate::Tunnel;
 use crate::bpf::DestinationInfo;
 use crate::bpf::PATHS;
@@ -16,6 +18,7 @@ use crate::bpf::TunnelFlags;
 use crate::bpf::TunnelRecord;
 use crate::bpf::WayRecord;
 use crate::bpf::address_octets;
+use crate::bpf::octets_address;
 use crate::discovery::NextHop;
 use crate::routing::Way;
 
@@ -142,6 +145,20 @@ pub(super) fn checksum_code(tunnel: Tunnel) -> u8 {
 }
 
 impl DestinationInfo {
+    /// The destination as it was configured.
+    pub(crate) fn destination(&self) -> Destination {
+        let disabled = self.disabled != 0;
+        let deadline =
+            (disabled && self.deadline_ns != 0).then_some(Duration::from_nanos(self.deadline_ns));
+        Destination {
+            address: octets_address(self.address),
+            tunnel: self.tunnel(),
+            weight: self.weight,
+            disabled,
+            deadline,
+        }
+    }
+
     /// The tunnel as it was configured.
     pub(crate) fn tunnel(&self) -> Tunnel {
         let port = u16::from_be(self.port);

@@ -225,6 +225,10 @@ fn encode(event: &Event) -> EventRecord {
             record.count = *moved;
             EventKind::XVS_EVENT_DRAINED
         }
+        Event::TakenOver { process } => {
+            record.count = u64::from(*process);
+            EventKind::XVS_EVENT_TAKEN_OVER
+        }
     };
     record
 }
@@ -276,6 +280,7 @@ fn decode(record: &EventRecord) -> Option<Event> {
         EventKind::XVS_EVENT_DRAINED => {
             Event::Drained { service: service?, address, moved: record.count }
         }
+        EventKind::XVS_EVENT_TAKEN_OVER => Event::TakenOver { process: record.count as u32 },
         _ => return None,
     })
 }
@@ -326,6 +331,7 @@ mod tests {
             Event::FloodBegan { service: udp },
             Event::FloodEnded { service: udp, packets: u64::MAX },
             Event::Drained { service: udp, address: ip("10.1.2.3"), moved: 7 },
+            Event::TakenOver { process: 4_194_304 },
         ];
         all.extend(
             Offload::ALL.map(|offload| Event::OffloadOn { interface: interface(), offload }),

@@ -114,6 +114,7 @@ pub fn object(event: &Event) -> Value {
             json!({"event": "path_mtu", "server": server, "mtu": mtu})
         }
         Event::Dropped(count) => json!({"event": "dropped", "count": count}),
+        Event::TakenOver { process } => json!({"event": "taken_over", "process": process}),
         Event::EventsLost => json!({"event": "events_lost"}),
         Event::Failed(_) => json!({"event": "failed"}),
         Event::TableRebuilt { service, destinations } => json!({

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 use xvs::Error;
+use xvs::Info;
 use xvs::Instance;
+use xvs::OnExit;
 use xvs::Options;
 
 #[derive(clap::Args)]
@@ -51,10 +53,12 @@ impl Global {
         Ok(instance)
     }
 
-    /// Whether the instance runs still: its pins are there, and its process is.
+    /// Whether the instance runs still: its pins are there, and its process is, or it
+    /// goes on without one.
     pub fn runs(&self, instance: &Instance) -> bool {
         let names = Instance::list(&self.bpffs).unwrap_or_default();
-        names.contains(&self.instance) && instance.info().is_ok_and(|info| is_alive(info.process))
+        let goes_on = |info: &Info| info.persist != OnExit::Detach || is_alive(info.process);
+        names.contains(&self.instance) && instance.info().is_ok_and(|info| goes_on(&info))
     }
 
     /// Refuses a name that no instance can have: it becomes part of a path.
