@@ -247,7 +247,6 @@ struct {
 /* Counters, one row of records for each CPU: no CPU writes another's line,
  * and memory goes with the CPUs there are, not with those there could be.
  */
-
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

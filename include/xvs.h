@@ -619,7 +619,7 @@ struct xvs_instance {
 	__u8 nat4[16];
 	__u8 nat6[16];
 	enum xvs_program programs;
-	__u32 pad;
+	__u32 nats; /* the highest number of a NAT address that was given */
 	/* ns that packets are forwarded without a process, 0: not at all, all
 	 * ones: for ever.
 	 */

@@ -58,6 +58,8 @@ pub(crate) struct Attachments {
     pause: Duration,
     /// Whether the links are pinned.
     pins: bool,
+    /// Whether what is attached from now on stays when this is dropped.
+    stays: bool,
     /// What another process has left attached, and is not needed so far.
     left: Vec<(LinkInfo, Attachment)>,
 }
@@ -120,6 +122,7 @@ impl Attachments {
             generic,
             pause,
             pins,
+            stays: false,
             left,
         };
         attachments.attach_ports(ports, observed)?;
@@ -132,10 +135,12 @@ impl Attachments {
     /// Has all of it stay when this is dropped, or go. What another process has left,
     /// and is on no interface that has to have it, goes at once.
     pub(crate) fn set_stays(&mut self, stays: bool) {
+        let has = |card: &Card| self.attached.iter().any(|a| a.device.card(card.index).is_some());
         for (info, mut link) in self.left.drain(..) {
             let device = info.ifindex;
             link.take(self.dataplane.directory().link_pin(device));
-            let offloads = self.offloads.all_turned_off(device);
+            let mut offloads = self.offloads.all_turned_off(device);
+            offloads.extract_if(.., |off| has(&off.card)).for_each(TurnedOff::leave);
             // What stays in there is no harm: nothing comes in or leaves by it.
             let _ = self.maps.ports.remove(device);
             let cards = offloads.iter().map(|off| off.card.index).chain([device]);
@@ -143,8 +148,20 @@ impl Attachments {
             drop(link);
             drop(offloads);
         }
+        self.stays = stays;
         self.attached.iter_mut().for_each(|attached| attached.stays = stays);
         self.dataplane.set_stays(stays);
+    }
+
+    /// Has everything end with this process, also if it is killed.
+    pub(crate) fn unpin(&mut self) -> Result<()> {
+        self.pins = false;
+        let unpinned = self.attached.iter_mut().map(|attached| {
+            let interface = || attached.device.name.clone();
+            let unpinned = attached.attachment.unpin();
+            unpinned.map_err(|source| Error::Attach { interface: interface(), source })
+        });
+        unpinned.collect()
     }
 
     /// The loaded programs.
@@ -236,7 +253,9 @@ impl Attachments {
             // frame gets from a member to the bond.
             let has = |index| self.left.iter().any(|(info, _)| info.ifindex == index);
             let had = observed.members(port.index).any(|member| has(member.index));
-            port.split = bond && (self.generic || !self.pause.is_zero() || had);
+            let apart = self.generic || !self.pause.is_zero() || had;
+            // Where another process left it, it stays.
+            port.split = bond && apart && !has(port.index);
             if !self.generic {
                 let link = observed.links.get(&port.index).into_iter();
                 let members = observed.members(port.index).filter(|_| bond);
@@ -302,7 +321,7 @@ impl Attachments {
         let () = self.enter(device, &[])?;
         self.touch(device);
         let device = device.clone();
-        self.attached.push(Attached { attachment, offloads, device, stays: false });
+        self.attached.push(Attached { attachment, offloads, device, stays: self.stays });
         Ok(())
     }
 
@@ -322,6 +341,13 @@ impl Attachments {
         let () = self.enter(device, &[])?;
         let (_, mut attachment) = self.left.swap_remove(place);
         attachment.take(self.dataplane.directory().link_pin(device.index));
+        // Members that have left the bond meanwhile are on their own again.
+        for gone in self.offloads.all_turned_off(device.index) {
+            match device.card(gone.card.index) {
+                Some(_) => gone.leave(),
+                None => self.maps.ports.leave(gone.card.index)?,
+            }
+        }
         let offloads = self.turn_off(device);
         self.attached.push(Attached { attachment, offloads, device: device.clone(), stays: true });
         Ok(())

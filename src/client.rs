@@ -135,6 +135,8 @@ impl Client {
             threads: Vec::new(),
             reading: share::Reading::default(),
         };
+        lease::set(&maps, options.persist);
+        lease.into_iter().for_each(Suspended::end);
         let monitor = Monitor::new(Arc::clone(&shared), net, watcher);
         client.spawn("xvs-monitor", move || monitor.run())?;
         let (waits, counted) = (Arc::clone(&shared), Arc::clone(&maps));
@@ -142,8 +144,10 @@ impl Client {
         if let OnExit::KeepFor(time) = options.persist {
             client.spawn("xvs-lease", move || lease::run(&shared, &maps, time))?;
         }
-        client.set_stays(options.persist != OnExit::Detach);
-        lease.into_iter().for_each(Suspended::end);
+        match options.persist {
+            OnExit::Detach => client.unpin()?,
+            OnExit::Keep | OnExit::KeepFor(_) => client.set_stays(true),
+        }
         Ok(client)
     }
 
@@ -325,8 +329,12 @@ impl Client {
     }
 
     /// Detaches, whatever [`Options::persist`] says, and leaves the host as it was found.
-    pub fn detach(self) {
-        self.set_stays(false);
+    ///
+    /// # Errors
+    ///
+    /// When pins cannot be removed; it is detached all the same.
+    pub fn detach(self) -> Result<()> {
+        self.unpin()
     }
 
     /// What happened in the background since the last call, oldest first. At
@@ -349,6 +357,13 @@ impl Client {
     /// The view that other processes have of this instance.
     pub const fn instance(&self) -> &Instance {
         &self.instance
+    }
+
+    /// Has the data plane end with this process, also if that is killed.
+    fn unpin(&self) -> Result<()> {
+        self.set_stays(false);
+        let () = self.shared.attachments().unpin()?;
+        self.shared.probe_link().unpin()
     }
 
     /// Has the data plane go on when this is dropped, or end.
@@ -376,6 +391,9 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        if let OnExit::KeepFor(time) = self.on_exit {
+            lease::extend(&self.instance.maps, time);
+        }
         *self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.shared.stopping.notify_all();
         self.shared.wake();
@@ -383,9 +401,7 @@ impl Drop for Client {
             // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
-        if let OnExit::KeepFor(time) = self.on_exit {
-            self.instance.maps.renew_lease(time);
-        }
+        lease::set(&self.instance.maps, self.on_exit);
     }
 }
 

@@ -34,7 +34,9 @@ pub enum OnExit {
     #[default]
     Detach,
     /// The data plane goes on as it was left: flows stay, new ones are stored, and
-    /// nothing follows the network. The next client of the instance takes it over.
+    /// nothing follows the network. The next client of the instance takes it over; what
+    /// that is not told to balance goes on until
+    /// [`Client::remove_inherited`](crate::Client::remove_inherited).
     Keep,
     /// The same, but after so long without a process packets are passed to the host's
     /// stack, as if the programs were detached. From 1 second to 30 days.

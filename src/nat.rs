@@ -111,6 +111,11 @@ impl NatPrefixes {
         used(self.v6, USED6)
     }
 
+    /// The mask of the IPv4 ones, as packets have addresses.
+    pub(crate) fn mask4(&self) -> u32 {
+        (u32::MAX << (32 - self.used4().length())).to_be()
+    }
+
     /// How many NAT addresses there are for destinations; number 0 is the host's own.
     pub(crate) fn numbers(&self) -> u32 {
         (1 << (32 - self.used4().length())) - 1
@@ -125,7 +130,7 @@ impl NatPrefixes {
     pub(crate) fn open(&self, gate: &mut Gate) {
         if let (IpAddr::V4(v4), IpAddr::V6(v6)) = (self.v4.address(), self.v6.address()) {
             gate.nat4 = u32::from_ne_bytes(v4.octets());
-            gate.nat4_mask = (u32::MAX << (32 - self.used4().length())).to_be();
+            gate.nat4_mask = self.mask4();
             let octets = v6.octets();
             let (words, _) = octets.as_chunks::<8>();
             gate.nat6 = [u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])];

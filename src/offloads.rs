@@ -151,12 +151,15 @@ impl Offloads {
         TurnedOff { by: Some(Arc::clone(self)), card: card.clone(), offloads: off }
     }
 
-    /// What is known to have been turned off on a card of an interface.
-    pub(crate) fn turned_off(self: &Arc<Self>, card: &Card, device: u32) -> TurnedOff {
+    /// What is known to have been turned off on a card, which is one of this interface
+    /// from now on.
+    fn turned_off(self: &Arc<Self>, card: &Card, device: u32) -> TurnedOff {
         let cards = self.maps.cards.read(0);
-        let same = |known: &&CardRecord| known.ifindex == card.index && known.device == device;
-        let known = cards.list.iter().find(same);
+        let known = cards.list.iter().find(|known| known.ifindex == card.index);
         let offloads = known.map(|known| of_codes(known.offloads_off)).unwrap_or_default();
+        if let Some(known) = known.filter(|known| known.device != device) {
+            self.describe(card.index, &CardRecord { device, ..*known });
+        }
         TurnedOff { by: Some(Arc::clone(self)), card: card.clone(), offloads }
     }
 

@@ -67,7 +67,7 @@ impl ProbeLink {
         dataplane: &Dataplane,
         maps: Arc<Maps>,
         events: &Events,
-        left: Option<[(LinkInfo, Attachment); 2]>,
+        left: Option<[Option<(LinkInfo, Attachment)>; 2]>,
         observed: &Snapshot,
     ) -> Result<Self> {
         let (host, wire) = probe_names(&options.instance);
@@ -88,7 +88,11 @@ impl ProbeLink {
         let pins = options.persist != OnExit::Detach;
         let stays = left.is_some();
         let mut link = Self { maps, net: Net::new()?, wanted, present: None, pins, stays };
-        let ends = match link.take_over(dataplane, left, observed)? {
+        let ends = match left {
+            Some(left) => link.take_over(dataplane, left, observed)?,
+            None => None,
+        };
+        let ends = match ends {
             Some(ends) => ends,
             None => link.make(dataplane)?,
         };
@@ -100,34 +104,51 @@ impl ProbeLink {
     }
 
     /// Puts this process's programs on the interface that another one has left, if it is
-    /// whole; otherwise that loses its programs.
+    /// whole; otherwise that goes.
     fn take_over(
         &mut self,
         dataplane: &Dataplane,
-        left: Option<[(LinkInfo, Attachment); 2]>,
+        left: [Option<(LinkInfo, Attachment)>; 2],
         observed: &Snapshot,
     ) -> Result<Option<ProbeEnds>> {
-        let Some([(request_info, mut request), (pass_info, mut pass)]) = left else {
-            return Ok(None);
-        };
-        let found = self.net.probe_pair(&self.wanted, observed)?.filter(|ends| {
-            (request_info.ifindex, pass_info.ifindex) == (ends.wire.index, ends.host.index)
+        let indices = left.each_ref().map(|link| link.as_ref().map(|(info, _)| info.ifindex));
+        let found = self.net.probe_pair(&self.wanted)?.filter(|ends| {
+            indices == [Some(ends.wire.index), Some(ends.host.index)]
                 && self.wanted.is_whole(ends, observed)
         });
-        if let Some(ends) = found {
-            let replaced = dataplane.probes().replace([&request, &pass]);
+        if let (Some(ends), [Some((_, request)), Some((_, pass))]) = (found, &left) {
+            let replaced = dataplane.probes().replace([request, pass]);
             let interface = || self.wanted.host.clone();
             replaced.map_err(|source| Error::Attach { interface: interface(), source })?;
             self.write_record(ends);
         }
-        let [request_pin, pass_pin] = dataplane.directory().probe_pins();
-        request.take(request_pin);
-        pass.take(pass_pin);
-        if let Some(ends) = found {
-            let attachments = [request, pass];
-            self.present = Some(Present { attachments, ends, seen: true });
+        let taken = left.into_iter().zip(dataplane.directory().probe_pins());
+        let taken = taken.filter_map(|(link, pin)| {
+            let (_, mut link) = link?;
+            link.take(pin);
+            Some(link)
+        });
+        let attachments: Vec<Attachment> = taken.collect();
+        match (found, <[Attachment; 2]>::try_from(attachments)) {
+            (Some(ends), Ok(attachments)) => {
+                self.present = Some(Present { attachments, ends, seen: true });
+                Ok(found)
+            }
+            (_, attachments) => {
+                drop(attachments);
+                let _ = self.net.remove_probe_pair(&self.wanted.host)?;
+                Ok(None)
+            }
         }
-        Ok(found)
+    }
+
+    /// Has the interface lose its programs with this process, also if that is killed.
+    pub(crate) fn unpin(&mut self) -> Result<()> {
+        self.pins = false;
+        let mut attachments = self.present.iter_mut().flat_map(|p| &mut p.attachments);
+        let unpinned = attachments.try_for_each(Attachment::unpin);
+        let interface = || self.wanted.host.clone();
+        unpinned.map_err(|source| Error::Attach { interface: interface(), source })
     }
 
     /// Has the interface stay when this is dropped, or go.

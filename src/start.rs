@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::process;
 use std::sync::Arc;
 
@@ -71,9 +72,9 @@ pub(crate) fn start(
     // Again, for the last process of this instance may just have ended.
     let observed = net.snapshot()?;
     let ports = ports::resolve(interfaces, &observed)?;
-    check_prefixes(options, &observed)?;
-    let left = Left::find(options, &directory)?;
+    let left = Left::find(options, &directory, &observed)?;
     check_unoccupied(&ports, &observed, left.as_ref().map_or(&[], |left| &left.links))?;
+    check_prefixes(options, &observed)?;
     match left {
         Some(left) => take_over(options, left, directory, ports, net, observed, events),
         None => start_anew(options, directory, ports, net, observed, events),
@@ -136,7 +137,7 @@ fn take_over(
     observed: Snapshot,
     events: &Arc<Events>,
 ) -> Result<Started> {
-    let generic = left.is_generic();
+    let generic = left.generic;
     check_mode(options, generic)?;
     let settings = left.settings(options, settings(options, generic)?)?;
     let lease = Suspended::new(&left.instance.maps);
@@ -151,21 +152,34 @@ fn take_over(
         left: left.links,
     };
     let shared = Arc::clone(&maps);
-    let attachments = Attachments::new(dataplane, shared, manner, &mut ports, &observed, events)?;
+    let attachments =
+        match Attachments::new(dataplane, shared, manner, &mut ports, &observed, events) {
+            // The others run native, and stay as they are.
+            Err(Error::NativeUnsupported { interface, source }) => {
+                let reason = format!(
+                    "it runs in native mode, which interface `{interface}` does not take ({source})"
+                );
+                return Err(Error::TakeOver { instance: options.instance.clone(), reason });
+            }
+            attached => attached?,
+        };
     let probe_link = ProbeLink::new(
         options,
         attachments.dataplane(),
         Arc::clone(&maps),
         events,
-        left.probe_links,
+        Some(left.probe_links),
         &observed,
     )?;
-    describe(&maps, options, settings, before);
-    for (index, address) in left.instance.neighbours_needed()? {
-        net.adopt(index, address);
-    }
     let control = Control::new(options, Arc::clone(&maps), Arc::clone(events), ports, observed);
     let control = control.take_over()?;
+    let managed = |neighbour: &(u32, IpAddr)| {
+        control.observed.neighbours.get(neighbour).is_some_and(|entry| entry.managed)
+    };
+    for (index, address) in control.neighbours().into_keys().filter(managed) {
+        net.adopt(index, address);
+    }
+    describe(&maps, options, settings, maps.instance.read(0));
     events.push(Event::TakenOver { process: before.process });
     Ok(Started { probe_link, control, attachments, maps, lease: Some(lease) })
 }

@@ -14,6 +14,8 @@ use crate::bpf::InstanceRecord;
 use crate::bpf::LinkInfo;
 use crate::bpf::Settings;
 use crate::bpf::address_octets;
+use crate::net::Snapshot;
+use crate::net::XdpMode;
 
 /// A data plane without a process.
 #[derive(Debug)]
@@ -22,8 +24,10 @@ pub(crate) struct Left {
     pub(crate) instance: Instance,
     /// The links to interfaces. One at least is there.
     pub(crate) links: Vec<(LinkInfo, Attachment)>,
-    /// The links to the probe interface.
-    pub(crate) probe_links: Option<[(LinkInfo, Attachment); 2]>,
+    /// The links to both ends of the probe interface, as far as they are there.
+    pub(crate) probe_links: [Option<(LinkInfo, Attachment)>; 2],
+    /// Whether its programs are in the stack, not in drivers.
+    pub(crate) generic: bool,
 }
 
 impl Left {
@@ -33,7 +37,11 @@ impl Left {
     ///
     /// When it is, and this process cannot go on with it: it is in another network
     /// namespace, or what was fixed when it was loaded is not what the options say.
-    pub(crate) fn find(options: &Options, directory: &Directory) -> Result<Option<Self>> {
+    pub(crate) fn find(
+        options: &Options,
+        directory: &Directory,
+        observed: &Snapshot,
+    ) -> Result<Option<Self>> {
         let links = directory.links()?;
         if links.is_empty() {
             return Ok(None);
@@ -43,17 +51,26 @@ impl Left {
             let reason = "it is in another network namespace; start it there".to_owned();
             return Err(Error::TakeOver { instance: options.instance.clone(), reason });
         }
-        Ok(Some(Self { instance, links, probe_links: directory.probe_links() }))
+        let program = |info: &LinkInfo| {
+            let xdp = observed.links.get(&info.ifindex)?.xdp;
+            xdp.filter(|xdp| xdp.id == info.program)
+        };
+        // Others have the indices of interfaces that went to another namespace.
+        let (links, elsewhere): (Vec<_>, Vec<_>) =
+            links.into_iter().partition(|(info, _)| program(info).is_some());
+        for (info, mut link) in elsewhere {
+            link.take(directory.link_pin(info.ifindex));
+        }
+        let Some(first) = links.first().and_then(|(info, _)| program(info)) else {
+            return Ok(None);
+        };
+        let generic = first.mode == XdpMode::Generic;
+        Ok(Some(Self { instance, links, probe_links: directory.probe_links(), generic }))
     }
 
     /// Its record for readers.
     pub(crate) fn record(&self) -> InstanceRecord {
         self.instance.maps.instance.read(0)
-    }
-
-    /// Whether its programs are in the stack, not in drivers.
-    pub(crate) fn is_generic(&self) -> bool {
-        self.instance.maps.interfaces.read(0).list[0].generic != 0
     }
 
     /// The constants to load the program with: those that are wanted, as far as the
@@ -68,9 +85,13 @@ impl Left {
             ("table_size", found.table_size == wanted.table_size),
             ("services", found.services == wanted.services),
             ("destinations", found.destinations == wanted.destinations),
-            ("nat4", record.nat4 == address_octets(nat.used4().address())),
+            (
+                "nat4",
+                record.nat4 == address_octets(nat.used4().address())
+                    && self.instance.maps.gate.read(0).nat4_mask == nat.mask4(),
+            ),
             ("nat6", record.nat6 == address_octets(nat.used6().address())),
-            ("mode", found.frags == wanted.frags),
+            ("kind of buffers", found.frags == wanted.frags),
         ];
         let others: Vec<&str> =
             same.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect();

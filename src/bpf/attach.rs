@@ -94,6 +94,18 @@ impl Attachment {
         self.pin = None;
     }
 
+    /// Has the link end with this, also if the process is killed.
+    pub(crate) fn unpin(&mut self) -> io::Result<()> {
+        self.pin.take().map_or(Ok(()), fs::remove_file)
+    }
+
+    /// Takes the program off at once: what a pin that is removed does, some kernels do
+    /// later.
+    pub(super) fn detach(&self) -> io::Result<()> {
+        // SAFETY: the link is open.
+        checked(unsafe { libbpf_sys::bpf_link_detach(self.link.as_raw_fd()) })
+    }
+
     /// What it is on, and which program.
     pub(crate) fn info(&self) -> io::Result<LinkInfo> {
         let mut info = libbpf_sys::bpf_link_info::default();
@@ -134,7 +146,8 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         if let Some(pin) = &self.pin {
-            // Whoever removed it has detached the program.
+            // Both fail only if somebody else has done so, or the interface is gone.
+            let _ = self.detach();
             let _ = fs::remove_file(pin);
         }
     }

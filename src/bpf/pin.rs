@@ -65,7 +65,9 @@ impl Directory {
             .map_err(|source| fault(&path, source))?;
         let directory = Self::lock(path, instance)?;
         let found = layout(&directory.path)?;
-        if let Some(found) = found.filter(|found| *found != LAYOUT) {
+        // One that says nothing and is on no interface was killed while it started.
+        let is_whole = |found: &u32| *found != 0 || directory.links().is_ok_and(|l| !l.is_empty());
+        if let Some(found) = found.filter(|found| *found != LAYOUT && is_whole(found)) {
             return Err(Error::Layout { path: directory.path.clone(), found, expected: LAYOUT });
         }
         Ok(directory)
@@ -168,14 +170,28 @@ impl Directory {
         Ok(links)
     }
 
-    /// The pinned links to both ends of the probe interface, if they are there.
-    pub(crate) fn probe_links(&self) -> Option<[(LinkInfo, Attachment); 2]> {
-        let open = |pin: &PathBuf| {
-            let link = Attachment::open(pin).ok()?;
+    /// The pinned links to both ends of the probe interface, as far as they are there.
+    pub(crate) fn probe_links(&self) -> [Option<(LinkInfo, Attachment)>; 2] {
+        self.probe_pins().map(|pin| {
+            let link = Attachment::open(&pin).ok()?;
             Some((link.info().ok()?, link))
-        };
-        let [request, pass] = &self.probe_pins();
-        Some([open(request)?, open(pass)?])
+        })
+    }
+
+    /// Takes the programs off all interfaces, and removes the pins of these links; their
+    /// names are returned.
+    pub(crate) fn detach_links(&self) -> Result<Vec<String>> {
+        let mut names = self.names()?;
+        names.retain(|name| name.starts_with(LINK));
+        for name in &names {
+            let pin = self.pin(name);
+            if let Ok(link) = Attachment::open(&pin) {
+                // Of an interface that is gone there is nothing to take off.
+                let _ = link.detach();
+            }
+            fs::remove_file(&pin).map_err(|source| fault(&pin, source))?;
+        }
+        Ok(names)
     }
 
     fn names(&self) -> Result<Vec<String>> {
@@ -191,13 +207,14 @@ impl Directory {
 
     /// Removes all pins; their names are returned.
     pub(crate) fn clear(&self) -> Result<Vec<String>> {
-        let mut names = self.names()?;
         // Nothing reaches the program any more when its maps go.
-        names.sort_by_key(|name| !name.starts_with(LINK));
+        let links = self.detach_links()?;
+        let mut names = self.names()?;
         for name in &names {
             let pin = self.pin(name);
             fs::remove_file(&pin).map_err(|source| fault(&pin, source))?;
         }
+        names.extend(links);
         names.sort();
         Ok(names)
     }

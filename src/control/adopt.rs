@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
+use std::time::Instant;
 
 use super::Balanced;
 use super::Control;
@@ -16,15 +17,20 @@ use super::entries;
 use super::gate;
 use super::ids::Ids;
 use super::key_record;
+use super::retire::since;
 use super::transition::Transition;
 use crate::DestinationStatus;
+use crate::MAX_WEIGHT;
 use crate::Mac;
+use crate::Protocol;
 use crate::Result;
 use crate::Service;
 use crate::ServiceKey;
+use crate::Tunnel;
 use crate::bpf::DestinationRecord;
 use crate::bpf::Gauge;
 use crate::bpf::PATHS;
+use crate::bpf::Retired;
 use crate::bpf::ServiceRecord;
 use crate::bpf::WayRecord;
 use crate::bpf::address_octets;
@@ -82,8 +88,10 @@ impl Control {
         self.vips = vips;
         self.publish_all()?;
         self.refresh();
-        self.keep_tables();
+        self.remember_path_mtus();
+        let left = self.keep_tables();
         self.write_all();
+        left.into_iter().for_each(|table| self.tables.retire(table));
         self.rebuild(Duration::MAX);
         let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
         keys.into_iter().for_each(|key| self.note_drains(key));
@@ -126,7 +134,12 @@ impl Control {
         let record = self.maps.destinations.read(slot);
         let same = info.service != 0
             && (info.service, info.generation) == (record.service, record.generation);
-        let destination = info.destination();
+        let mut destination = info.destination();
+        // One that was being changed: the call is going to be made again.
+        destination.weight = destination.weight.clamp(1, MAX_WEIGHT);
+        if destination.tunnel.validate(destination.address).is_err() {
+            destination.tunnel = Tunnel::None;
+        }
         let whole = same && destination.validate().is_ok();
         let target = Target {
             destination,
@@ -147,12 +160,18 @@ impl Control {
         let taken: BTreeSet<u32> = taken.collect();
         for slot in (1..self.maps.destinations.len()).filter(|slot| !taken.contains(slot)) {
             let packets = self.maps.destinations.read(slot).service != 0;
+            let info = self.maps.destination_infos.read(slot);
+            if !packets && info.service != 0 && info.service < self.maps.services.len() {
+                // What it had counted was to be its service's.
+                let traffic = since(self.maps.traffic_of_slot(slot), info.base);
+                self.add_retired(info.service, &Retired { traffic, ..Default::default() });
+            }
             if packets {
                 let generation = self.next_generation(slot);
                 let record = DestinationRecord { generation, ..Default::default() };
                 self.maps.destinations.write(slot, &record);
             }
-            if packets || self.maps.destination_infos.read(slot).service != 0 {
+            if packets || info.service != 0 {
                 self.open_slot(slot);
                 self.maps.gauges.write(slot, &Gauge::default());
             }
@@ -176,7 +195,8 @@ impl Control {
                 let () = self.maps.nats.remove(&number)?;
             }
         }
-        self.nats = Ids::with_taken(numbers, &taken);
+        let given = self.maps.instance.read(0).nats.max(taken.last().copied().unwrap_or(0));
+        self.nats = Ids::with_given(numbers, given, &taken);
         for target in found.iter_mut().flat_map(|found| &mut found.targets) {
             if lacking.contains(&target.slot) {
                 target.nat = self.take_nat(target.slot)?;
@@ -230,15 +250,14 @@ impl Control {
             }
             self.maps.service_hints.write(gate::hint_index(*key), &u64::from(balanced.id));
         }
-        let known = |address: &[u8; 16], port, protocol| {
-            let address = octets_address(*address);
-            self.services.keys().any(|key| {
-                (key.address, key.port.to_be(), key.protocol.number()) == (address, port, protocol)
-            })
-        };
-        for key in self.maps.service_ids.keys() {
-            if !known(&key.address, key.port, key.protocol) {
-                let () = self.maps.service_ids.remove(&key)?;
+        for record in self.maps.service_ids.keys() {
+            let key = Protocol::from_number(record.protocol).map(|protocol| ServiceKey {
+                address: octets_address(record.address),
+                port: u16::from_be(record.port),
+                protocol,
+            });
+            if key.is_none_or(|key| !self.services.contains_key(&key)) {
+                let () = self.maps.service_ids.remove(&record)?;
             }
         }
         for address in self.maps.vip_ids.keys() {
@@ -321,16 +340,45 @@ impl Control {
         routing::neighbours(address, routes, prefixes, &self.ports, observed).into_keys().collect()
     }
 
-    /// Keeps the tables that are what they would be made now.
-    fn keep_tables(&mut self) {
+    /// Keeps the tables that are what they would be made now, and forgets those of
+    /// services that have no usable destination: their numbers.
+    fn keep_tables(&mut self) -> Vec<u32> {
+        let mut left = Vec::new();
         for (key, balanced) in &mut self.services {
             let entries = entries(&balanced.targets);
+            if entries.is_empty() {
+                left.push(std::mem::take(&mut balanced.table));
+            }
             if self.tables.is_of(balanced.table, &entries) {
                 balanced.entries = entries;
                 self.stale.remove(key);
             } else {
                 self.stale.insert(*key);
             }
+        }
+        left
+    }
+
+    /// Learns the path MTUs of tunnels that the last process had learned: the ways that
+    /// it left take less than they would.
+    fn remember_path_mtus(&mut self) {
+        let mut learned = Vec::new();
+        let targets = self.services.values().flat_map(|b| b.targets.values());
+        for target in targets.filter(|target| !target.is_direct()) {
+            let left = self.way_records(target).map(|(way, _)| way.mtu + target.overhead()).min();
+            let found = target.ways.iter().map(|way| way.hop.mtu).min();
+            if let (Some(left), Some(found)) = (left, found)
+                && left < found
+            {
+                learned.push((target.destination.address, left));
+            }
+        }
+        let now = Instant::now();
+        for (server, mtu) in &learned {
+            self.path_mtus.learn(*server, *mtu, now);
+        }
+        if !learned.is_empty() {
+            self.refresh();
         }
     }
 

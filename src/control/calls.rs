@@ -60,7 +60,9 @@ impl Control {
         let (service, mut all) = self.service(key)?;
         // One that is there already is refused below, as one given twice.
         all.push(destination.clone());
-        self.set_service(&service, all)
+        let () = self.set_service(&service, all)?;
+        self.inherited.take_service(key);
+        Ok(())
     }
 
     /// Changes a destination.
@@ -75,6 +77,7 @@ impl Control {
         *place.ok_or(Error::DestinationNotFound { service: key, address })? = destination.clone();
         let () = self.set_service(&service, all)?;
         self.inherited.take_destination(key, address);
+        self.inherited.take_service(key);
         Ok(())
     }
 
@@ -88,6 +91,7 @@ impl Control {
         }
         let () = self.set_service(&service, all)?;
         self.inherited.take_destination(key, address);
+        self.inherited.take_service(key);
         Ok(())
     }
 

@@ -26,7 +26,12 @@ impl Ids {
 
     /// The same with some of them given away. What others have had is not known.
     pub(super) fn with_taken(limit: u32, taken: &BTreeSet<u32>) -> Self {
-        let fresh = taken.last().map_or(1, |last| last + 1);
+        Self::with_given(limit, taken.last().copied().unwrap_or(0), taken)
+    }
+
+    /// The same where numbers up to one were given away at some time.
+    pub(super) fn with_given(limit: u32, given: u32, taken: &BTreeSet<u32>) -> Self {
+        let fresh = given.min(limit) + 1;
         let now = Instant::now();
         let free = (1..fresh).filter(|id| !taken.contains(id));
         let freed = free.map(|id| (now, id)).collect();
@@ -98,6 +103,13 @@ mod tests {
         let all: Vec<Option<u32>> = (0..4).map(|_| ids.take()).collect();
         assert_eq!(all, [Some(5), Some(1), Some(3), None]);
         assert_eq!(Ids::with_taken(2, &BTreeSet::new()).take(), Some(1));
+
+        // What others had just now rests.
+        let mut ids = Ids::with_given(5, 3, &BTreeSet::from([1]));
+        let rest = Duration::from_secs(60);
+        let rested: Vec<Option<u32>> = (0..3).map(|_| ids.take_rested(rest)).collect();
+        assert_eq!(rested, [Some(4), Some(5), None]);
+        assert_eq!(ids.left(), 2);
     }
 
     #[test]

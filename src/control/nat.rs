@@ -66,6 +66,12 @@ impl Control {
             remedy: "`Options::nat4` (`xvsctl balance --nat4`) tells how many, down to a /11, for \
                      VIPs of both families; those of removed destinations rest for a minute",
         })?;
+        let mut instance = self.maps.instance.read(0);
+        if number > instance.nats {
+            // The next process knows by that which numbers may have to rest.
+            instance.nats = number;
+            self.maps.instance.write(0, &instance);
+        }
         let record = NatRecord { slot, ..Default::default() };
         if let Err(error) = self.maps.nats.insert(&number, &record) {
             self.nats.put_back(number);

@@ -78,26 +78,30 @@ impl Control {
             self.maps.destinations.write(target.slot, &gone);
         }
         self.maps.destinations.write(target.slot, &record);
-        self.maps.destination_infos.write(
-            target.slot,
-            &DestinationInfo {
-                address: address_octets(target.destination.address),
-                service: balanced.id,
-                generation,
-                weight: target.destination.weight,
-                disabled: u32::from(target.destination.disabled),
-                status: target.status.code(),
-                tunnel: target.destination.tunnel.code(),
-                port: target.destination.tunnel.udp().map_or(0, |udp| udp.port.to_be()),
-                checksum: checksum_code(target.destination.tunnel),
-                nat: target.nat,
-                base: self.maps.destination_infos.read(target.slot).base,
-                disabled_ns: target.drained.map_or(0, |drained| drained.since),
-                deadline_ns: target.destination.deadline.map_or(0, |time| time.as_nanos() as u64),
-                drained: target.drained.map_or(0, |drained| u32::from(drained.done)),
-                ..Default::default()
-            },
-        );
+        let before = self.maps.destination_infos.read(target.slot);
+        let info = DestinationInfo {
+            address: address_octets(target.destination.address),
+            service: balanced.id,
+            generation,
+            weight: target.destination.weight,
+            disabled: u32::from(target.destination.disabled),
+            status: target.status.code(),
+            tunnel: target.destination.tunnel.code(),
+            port: target.destination.tunnel.udp().map_or(0, |udp| udp.port.to_be()),
+            checksum: checksum_code(target.destination.tunnel),
+            nat: target.nat,
+            base: before.base,
+            disabled_ns: target.drained.map_or(0, |drained| drained.since),
+            deadline_ns: target.destination.deadline.map_or(0, |time| time.as_nanos() as u64),
+            drained: target.drained.map_or(0, |drained| u32::from(drained.done)),
+            ..Default::default()
+        };
+        if before.service == 0 {
+            // What says that there is one comes last.
+            let unknown = DestinationInfo { service: 0, generation: 0, ..info };
+            self.maps.destination_infos.write(target.slot, &unknown);
+        }
+        self.maps.destination_infos.write(target.slot, &info);
         self.write_nat(target);
     }
 

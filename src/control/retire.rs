@@ -97,7 +97,7 @@ impl Control {
     }
 
     /// Adds what was counted, without its base.
-    fn add_retired(&self, index: u32, counted: &Retired) {
+    pub(super) fn add_retired(&self, index: u32, counted: &Retired) {
         let mut retired = self.maps.retired.read(index);
         add_traffic(&mut retired.traffic, &counted.traffic);
         add_refused(&mut retired.refused, &counted.refused);

@@ -56,6 +56,8 @@ impl Instance {
     pub fn detach(bpffs: &Path, name: &str) -> Result<Detached> {
         validate_instance(name)?;
         let directory = Directory::take(bpffs, name)?;
+        // First of all: it may go on forwarding.
+        let mut pins = directory.detach_links()?;
         let (mut offloads, mut probe_interface, mut unread) = (Vec::new(), None, false);
         match Self::open(bpffs, name) {
             Ok(left) => {
@@ -69,9 +71,11 @@ impl Instance {
                 }
             }
             // It is removed all the same, as is one that was never whole.
-            Err(error) => unread = matches!(error, Error::Layout { .. }),
+            Err(error) => unread = !matches!(error, Error::InstanceNotFound { .. }),
         }
-        Ok(Detached { pins: directory.remove()?, offloads, probe_interface, unread })
+        pins.extend(directory.remove()?);
+        pins.sort();
+        Ok(Detached { pins, offloads, probe_interface, unread })
     }
 
     /// Ends what the process of this instance, which has died, asked the

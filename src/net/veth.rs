@@ -1,6 +1,7 @@
 //! The veth pair that probes go through, made without anything left to ask for:
 //! no link-local addresses, no neighbours, no offloads.
 
+use std::fs;
 use std::io;
 use std::io::Cursor;
 use std::net::IpAddr;
@@ -128,6 +129,12 @@ pub(crate) fn overlap(prefix: &Prefix, snapshot: &Snapshot, except: Option<u32>)
     })
 }
 
+/// Whether an interface of the thread's network namespace takes IPv6 addresses.
+fn takes_v6(interface: &str) -> bool {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    fs::read_to_string(path).is_ok_and(|disabled| disabled.trim() == "0")
+}
+
 /// An interface as it is found by its name.
 struct Found {
     index: u32,
@@ -161,24 +168,15 @@ impl Net {
     }
 
     /// The pair of these names that is there, if both ends are.
-    pub(crate) fn probe_pair(
-        &mut self,
-        wanted: &ProbePair,
-        observed: &Snapshot,
-    ) -> Result<Option<ProbeEnds>> {
+    pub(crate) fn probe_pair(&mut self, wanted: &ProbePair) -> Result<Option<ProbeEnds>> {
         let mut find = |name: &String| {
             let found = self.find(name).map_err(netlink("request for an interface"))?;
             let veth = found.filter(Found::is_veth);
             Ok(veth.map(|veth| End { index: veth.index, mac: mac(name) }))
         };
         let (host, wire) = (find(&wanted.host)?, find(&wanted.wire)?);
-        Ok(host.zip(wire).map(|(host, wire)| {
-            let own = |address| {
-                let mut all = observed.addresses.iter();
-                all.any(|own| own.index == host.index && own.address == IpAddr::V6(address))
-            };
-            ProbeEnds { host, wire, v6: wanted.v6.is_some_and(|(address, _)| own(address)) }
-        }))
+        let v6 = wanted.v6.is_some() && takes_v6(&wanted.host);
+        Ok(host.zip(wire).map(|(host, wire)| ProbeEnds { host, wire, v6 }))
     }
 
     /// Deletes a pair for probes by the name of its host end; returns whether there

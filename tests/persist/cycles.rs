@@ -106,6 +106,6 @@ fn a_program_is_replaced_in_place() {
     programs.sort_unstable();
     programs.dedup();
     assert_eq!(programs.len(), number, "each process brings its own program");
-    balancer.expect("the last one").detach();
+    balancer.expect("the last one").detach().expect("its pins can be removed");
     assert_eq!(xdp::attached(&lab.lb, "eth0"), None);
 }

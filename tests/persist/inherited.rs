@@ -24,6 +24,7 @@ use crate::lab::vip;
 use crate::lab::wait;
 use crate::server::Connection;
 use crate::server::PATIENCE;
+use crate::server::udp_from;
 use crate::stream::Stream;
 use crate::xdp;
 
@@ -98,7 +99,7 @@ fn all_of_it_is_found_as_it_was() {
     addresses.dedup();
     assert_eq!(addresses.len(), nats.len() + 1, "{numbers:?}");
     exchange();
-    next.detach();
+    next.detach().expect("its pins can be removed");
 }
 
 #[test]
@@ -150,7 +151,7 @@ fn what_no_call_names_goes_when_told() {
     right.sort_unstable();
     assert_eq!(now, right);
     assert!(next.remove_inherited().expect("nothing is left").is_empty());
-    next.detach();
+    next.detach().expect("its pins can be removed");
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn neighbours_that_the_kernel_has_forgotten_are_known() {
         };
         lab.backends.iter().all(known).then_some(())
     });
-    next.detach();
+    next.detach().expect("its pins can be removed");
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn ways_through_tunnels_are_found_as_they_were() {
     drop(first);
     let next = take_over(&lab);
     assert_eq!(told(&next), before);
-    next.detach();
+    next.detach().expect("its pins can be removed");
 }
 
 #[test]
@@ -221,7 +222,7 @@ fn an_interface_that_is_named_no_longer_is_left() {
     drop(one);
     let both = lab.balancer_with(keep(&lab), &["eth0", "eth1"]).expect("it is taken over");
     assert!(xdp::attached(&lab.lb, "eth1").is_some(), "one more is attached to");
-    both.detach();
+    both.detach().expect("its pins can be removed");
     assert_eq!(xdp::attached(&lab.lb, "eth0"), None);
     assert_eq!(xdp::attached(&lab.lb, "eth1"), None);
     assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
@@ -236,6 +237,101 @@ fn an_interface_that_is_gone_meanwhile_is_made_good() {
     let next = client(&lab, keep(&lab));
     let answered = lab.client.enter(|| Connection::open(vip(0, 80), PATIENCE));
     assert!(answered.is_ok(), "{:?}", answered.err());
-    next.detach();
+    next.detach().expect("its pins can be removed");
     assert!(Instance::list(lab.bpffs()).expect("it is mounted").is_empty());
+}
+
+#[test]
+fn an_interface_that_came_later_stays_as_well() {
+    let lab = Lab::new(1);
+    let first = client(&lab, keep(&lab));
+    lab.lb.sh("ip link del eth0");
+    lab.plug_balancer();
+    wait("it is attached to again", PATIENCE, || xdp::attached(&lab.lb, "eth0"));
+    let mut connection = wait("it forwards again", PATIENCE, || {
+        lab.client.enter(|| Connection::open(vip(0, 80), PATIENCE)).ok()
+    });
+    connection.exchange(b"before").expect("it goes on");
+    let stored = first.info().expect("it runs").stats.flows;
+    drop(first);
+    assert!(xdp::attached(&lab.lb, "eth0").is_some());
+    connection.exchange(b"meanwhile").expect("it goes on");
+    let next = take_over(&lab);
+    connection.exchange(b"afterwards").expect("it goes on");
+    assert_eq!(next.info().expect("it runs").stats.flows, stored, "its flow is the same");
+    next.detach().expect("its pins can be removed");
+}
+
+#[test]
+fn without_a_usable_server_nothing_is_forwarded() {
+    let lab = Lab::new(1);
+    drop(client(&lab, keep(&lab)));
+    lab.backends[0].namespace.sh("ip link set eth0 down");
+    lab.lb.sh("ip neigh flush dev eth0; ip -6 neigh flush dev eth0");
+    let socket = lab.lb.enter(|| udp_from(ip("0.0.0.0"), 0));
+    let failed = || {
+        let entries = lab.lb.sh(&format!("ip neigh show {} dev eth0", lab.backends[0].v4));
+        let failed = entries.contains("FAILED").then_some(());
+        if failed.is_none() {
+            // Where the kernel does not ask by itself, somebody has to.
+            let _ = socket.send_to(b"", (lab.backends[0].v4, 9));
+        }
+        failed
+    };
+    wait("the kernel has given the server up", 2 * PATIENCE, failed);
+    let next = take_over(&lab);
+    let service = Service::tcp(vip(0, 80).ip(), 80);
+    assert_eq!(next.service(&service).expect("it is there").usable, 0);
+    let before = next.info().expect("it runs").stats.reasons.no_destination;
+    let refused =
+        lab.client.enter(|| Connection::open(vip(0, 80), std::time::Duration::from_millis(300)));
+    assert!(refused.is_err());
+    assert!(next.info().expect("it runs").stats.reasons.no_destination > before);
+
+    // What is not to get new flows gets none when it is back.
+    let idle = Destination::new(lab.backends[0].v4).disabled(true);
+    next.set_service(&service, &[idle]).expect("it can be set");
+    lab.backends[0].namespace.sh("ip link set eth0 up");
+    wait("it answers again", 2 * PATIENCE, || {
+        let all = next.destinations(&service).expect("it is there");
+        (all[0].status == DestinationStatus::Reachable).then_some(())
+    });
+    let before = next.info().expect("it runs").stats.reasons.no_destination;
+    let refused =
+        lab.client.enter(|| Connection::open(vip(0, 80), std::time::Duration::from_millis(300)));
+    assert!(refused.is_err());
+    assert!(next.info().expect("it runs").stats.reasons.no_destination > before);
+    next.detach().expect("its pins can be removed");
+}
+
+#[test]
+fn half_a_probe_interface_is_made_anew() {
+    let lab = Lab::new(1);
+    for pin in ["link_probe_pass", "link_probe_request"] {
+        drop(client(&lab, keep(&lab)));
+        std::fs::remove_file(lab.bpffs().join("xvs/lab").join(pin)).expect("it is pinned");
+        let next = take_over(&lab);
+        let nat = next.nat(ip(VIPS[0]), lab.backends[0].v4).expect("it has one");
+        let answers =
+            lab.lb.enter(|| Connection::open(std::net::SocketAddr::new(nat, 80), PATIENCE));
+        assert!(answers.is_ok(), "{pin}: {:?}", answers.err());
+        next.detach().expect("its pins can be removed");
+    }
+}
+
+#[test]
+fn an_address_for_probes_rests_also_over_a_restart() {
+    let lab = Lab::new(3);
+    let service = Service::tcp(ip(VIPS[0]), 80);
+    let first = lab.balancer_with(keep(&lab), &["eth0"]).expect("a balancer");
+    let real = |n: usize| Destination::new(lab.backends[n].v4);
+    first.set_service(&service, &[real(0), real(1)]).expect("a service");
+    let gone = first.nat_service(&service, lab.backends[1].v4).expect("it has one");
+    first.remove_destination(&service, &real(1)).expect("it goes");
+    drop(first);
+    let next = take_over(&lab);
+    next.create_destination(&service, &real(2)).expect("another one");
+    let new = next.nat_service(&service, lab.backends[2].v4).expect("it has one");
+    assert_ne!(new, gone, "nobody is told of one server what another one answers");
+    next.detach().expect("its pins can be removed");
 }

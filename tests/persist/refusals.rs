@@ -82,7 +82,7 @@ fn other_options_are_named() {
     let error = lab.balancer_with(options(), &["eth0"]).expect_err("it has a process");
     assert!(matches!(error, Error::InstanceBusy { process: Some(_), .. }), "{error:?}");
     assert!(answers(&lab));
-    balancer.detach();
+    balancer.detach().expect("its pins can be removed");
 }
 
 #[test]

@@ -343,15 +343,27 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let signals = Signals::block()?;
     let interfaces: Vec<&str> = args.interfaces.0.iter().map(String::as_str).collect();
     let client = Client::with_options(options, &interfaces)?;
-    for service in &services {
-        client.set_service(service, &destinations)?;
+    let was_left = !client.inherited().is_empty();
+    if let Err(error) = set(&client, &services, &destinations) {
+        // What comes to nothing does not stay; what another process has left does.
+        if !was_left {
+            client.detach()?;
+        }
+        return Err(error.into());
     }
-    // What another process balanced besides is not wanted any more.
-    let _ = client.remove_inherited()?;
     let mut balancer = Balancer::new(client, services, destinations, args.json);
     let cause = balancer.serve(&signals, args.duration)?;
     balancer.summarize(cause)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has the client balance exactly these services.
+fn set(client: &Client, services: &[Service], destinations: &[Destination]) -> xvs::Result<()> {
+    for service in services {
+        client.set_service(service, destinations)?;
+    }
+    // What another process balanced besides is not wanted any more.
+    client.remove_inherited().map(drop)
 }
 
 fn options(args: &Args, global: &Global) -> anyhow::Result<Options> {
