@@ -40,6 +40,7 @@ use crate::Tunnel;
 use crate::VlanStatus;
 use crate::bpf::Gate;
 use crate::bpf::Maps;
+use crate::bpf::NatRecord;
 use crate::bpf::ServiceRecord;
 use crate::bpf::address_octets;
 use crate::event::Events;
@@ -118,6 +119,8 @@ pub(crate) struct Control {
     stale: BTreeSet<ServiceKey>,
     /// When services' transitions end, and may have ended before.
     ends: BTreeSet<(Instant, ServiceKey)>,
+    /// Those whose table could not be built, until [`Self::retry`].
+    unbuilt: BTreeSet<ServiceKey>,
     /// Whether what [`Self::neighbours`] follows from may have changed.
     pub(crate) neighbours_changed: bool,
     vips: BTreeMap<IpAddr, Virtual>,
@@ -129,6 +132,8 @@ pub(crate) struct Control {
     slots: Ids,
     /// Numbers of NAT addresses.
     nats: Ids,
+    /// What could not be written of them so far; `None`: the number is to lead nowhere.
+    nats_due: BTreeMap<u32, Option<NatRecord>>,
     /// The first NAT addresses, which are the host's own.
     nat: NatPrefixes,
     /// By slot; a flow that names another generation is a miss.
@@ -173,6 +178,7 @@ impl Control {
             path_mtus: PathMtus::default(),
             stale: BTreeSet::new(),
             ends: BTreeSet::new(),
+            unbuilt: BTreeSet::new(),
             neighbours_changed: true,
             vips: BTreeMap::new(),
             gate: Box::default(),
@@ -185,6 +191,7 @@ impl Control {
             vip_ids: Ids::new(options.services),
             slots: Ids::new(options.destinations),
             nats: Ids::new(options.nat_prefixes().numbers()),
+            nats_due: BTreeMap::new(),
             nat: options.nat_prefixes(),
             generations: vec![1; options.destinations as usize + 1],
             inherited: Inherited::default(),
@@ -297,6 +304,7 @@ impl Control {
             maximum: self.limits.destinations as usize,
             remedy: "`Options::destinations` raises it, or remove some before others are added",
         };
+        self.write_due_nats();
         let senders = self.senders();
         let mut taken = Vec::new();
         let mut targets = BTreeMap::new();
@@ -323,9 +331,11 @@ impl Control {
                     }
                 },
             };
+            let (status, ways) = self.resolve(service, &destination, &last);
+            let origin = self.origin(service.address, &ways, &senders);
             let nat = match old {
                 Some(target) => target.nat,
-                None => match self.take_nat(slot) {
+                None => match self.take_nat(slot, origin) {
                     Ok(nat) => {
                         taken.push((slot, nat));
                         nat
@@ -337,8 +347,6 @@ impl Control {
                     }
                 },
             };
-            let (status, ways) = self.resolve(service, &destination, &last);
-            let origin = self.origin(service.address, &ways, &senders);
             let target = Target { destination, slot, status, ways, nat, origin, drained };
             targets.insert(address, target);
         }

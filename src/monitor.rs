@@ -318,12 +318,16 @@ impl Monitor {
         }
     }
 
-    /// Has the neighbours that could not be kept tried again.
+    /// Tries again what failed, neighbours that could not be kept among it.
     fn retry(&mut self) {
+        let mut control = self.shared.control();
         if !self.failed.is_empty() {
             self.failed.clear();
-            self.shared.control().neighbours_changed = true;
+            control.neighbours_changed = true;
         }
+        control.retry();
+        drop(control);
+        self.rebuild();
     }
 
     fn release(&mut self, interface: u32, address: IpAddr) {

@@ -199,7 +199,7 @@ impl Control {
         self.nats = Ids::with_given(numbers, given, &taken);
         for target in found.iter_mut().flat_map(|found| &mut found.targets) {
             if lacking.contains(&target.slot) {
-                target.nat = self.take_nat(target.slot)?;
+                target.nat = self.take_nat(target.slot, None)?;
             }
         }
         Ok(())
@@ -383,13 +383,15 @@ impl Control {
     }
 
     /// Writes all records, should any be half-written.
-    fn write_all(&self) {
-        for balanced in self.services.values() {
+    fn write_all(&mut self) {
+        let services = std::mem::take(&mut self.services);
+        for balanced in services.values() {
             for target in balanced.targets.values() {
                 self.write_target(balanced, target);
             }
             self.write_service(balanced, self.vips[&balanced.service.address].id);
         }
+        self.services = services;
     }
 }
 

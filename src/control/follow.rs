@@ -136,7 +136,7 @@ impl Control {
         }
     }
 
-    fn refresh_targets(&self, balanced: &mut Balanced, senders: &[(Address, Exit)]) {
+    fn refresh_targets(&mut self, balanced: &mut Balanced, senders: &[(Address, Exit)]) {
         let mut changed = Vec::new();
         for target in balanced.targets.values_mut() {
             let (status, ways) = self.resolve(&balanced.service, &target.destination, &target.ways);
@@ -168,11 +168,22 @@ impl Control {
         while start.elapsed() < time
             && let Some(key) = self.stale.pop_first()
         {
-            if let Err(error) = self.rebuild_table(key) {
-                self.events.push(Event::Failed(format!("service {key}: {error}")));
+            match self.rebuild_table(key) {
+                Ok(()) => _ = self.unbuilt.remove(&key),
+                Err(error) => {
+                    if self.unbuilt.insert(key) {
+                        self.events.push(Event::Failed(format!("service {key}: {error}")));
+                    }
+                }
             }
         }
         !self.stale.is_empty()
+    }
+
+    /// Tries again what failed; [`Self::rebuild`] completes it.
+    pub(crate) fn retry(&mut self) {
+        self.write_due_nats();
+        self.stale.extend(&self.unbuilt);
     }
 
     fn rebuild_table(&mut self, key: ServiceKey) -> Result<()> {

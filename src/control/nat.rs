@@ -59,7 +59,7 @@ impl Control {
     }
 
     /// A NAT address for the destination of a slot; its number.
-    pub(super) fn take_nat(&mut self, slot: u32) -> Result<u32> {
+    pub(super) fn take_nat(&mut self, slot: u32, origin: Option<Origin>) -> Result<u32> {
         let number = self.nats.take_rested(REST).ok_or_else(|| Error::LimitExceeded {
             limit: "NAT addresses",
             maximum: self.nat.numbers() as usize,
@@ -72,8 +72,7 @@ impl Control {
             instance.nats = number;
             self.maps.instance.write(0, &instance);
         }
-        let record = NatRecord { slot, ..Default::default() };
-        if let Err(error) = self.maps.nats.insert(&number, &record) {
+        if let Err(error) = self.maps.nats.insert(&number, &record(slot, origin)) {
             self.nats.put_back(number);
             return Err(error);
         }
@@ -82,36 +81,53 @@ impl Control {
 
     /// Gives back that of a destination which came to nothing.
     pub(super) fn put_back_nat(&mut self, number: u32) {
-        // One that stays leads to a slot that is nobody's, until that is used again.
-        let _ = self.maps.nats.remove(&number);
-        self.nats.put_back(number);
+        match self.maps.nats.remove(&number) {
+            Ok(()) => self.nats.put_back(number),
+            Err(_) => _ = self.nats_due.insert(number, None),
+        }
     }
 
     /// Gives back that of a destination which goes.
     pub(super) fn retire_nat(&mut self, number: u32) {
-        let _ = self.maps.nats.remove(&number);
-        self.nats.free(number);
+        self.nats_due.insert(number, None);
+        self.write_due_nats();
     }
 
     /// Writes the record of a destination's NAT address.
-    pub(super) fn write_nat(&self, target: &Target) {
-        let mut record = NatRecord { slot: target.slot, ..Default::default() };
-        if let Some(Origin { address, exit }) = target.origin {
-            record.source = address_octets(address);
-            record.vlan = exit.tag.to_be();
-            record.port = exit.port;
-        }
+    pub(super) fn write_nat(&mut self, target: &Target) {
+        let record = record(target.slot, target.origin);
         let same = |old: NatRecord| {
             (old.slot, old.source, old.vlan, old.port)
                 == (record.slot, record.source, record.vlan, record.port)
         };
         if self.maps.nats.get(&target.nat).ok().flatten().is_some_and(same) {
+            self.nats_due.remove(&target.nat);
             return;
         }
-        if let Err(error) = self.maps.nats.insert(&target.nat, &record) {
-            let address = target.destination.address;
-            self.events.push(Event::Failed(format!("NAT address of {address}: {error}")));
+        match self.maps.nats.insert(&target.nat, &record) {
+            Ok(()) => _ = self.nats_due.remove(&target.nat),
+            Err(error) => {
+                let address = target.destination.address;
+                self.events.push(Event::Failed(format!("NAT address of {address}: {error}")));
+                self.nats_due.insert(target.nat, Some(record));
+            }
         }
+    }
+
+    /// Writes and removes records of NAT addresses for which that failed before. It is
+    /// tried before a slot gets another destination.
+    pub(super) fn write_due_nats(&mut self) {
+        let (nats, numbers) = (&self.maps.nats, &mut self.nats);
+        self.nats_due.retain(|number, record| match record {
+            Some(record) => nats.insert(number, record).is_err(),
+            None => {
+                let left = nats.remove(number).is_err();
+                if !left {
+                    numbers.free(*number);
+                }
+                left
+            }
+        });
     }
 
     /// Our address that probes of a VIP are sent from on their way to a server: the
@@ -150,4 +166,15 @@ impl Control {
         all.filter_map(|own| Some((*own, ports::exit(own.index, &ports, &self.observed)?)))
             .collect()
     }
+}
+
+/// Where a NAT address leads, and what probes are sent from.
+fn record(slot: u32, origin: Option<Origin>) -> NatRecord {
+    let mut record = NatRecord { slot, ..Default::default() };
+    if let Some(Origin { address, exit }) = origin {
+        record.source = address_octets(address);
+        record.vlan = exit.tag.to_be();
+        record.port = exit.port;
+    }
+    record
 }

@@ -46,7 +46,7 @@ impl Control {
         );
     }
 
-    pub(super) fn write_target(&self, balanced: &Balanced, target: &Target) {
+    pub(super) fn write_target(&mut self, balanced: &Balanced, target: &Target) {
         let generation = self.generations[target.slot as usize];
         let mut record = DestinationRecord {
             generation,
