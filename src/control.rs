@@ -470,6 +470,8 @@ impl Control {
                 // It may not have been put, and then it is not missed.
                 let _ = self.maps.vip_ids.remove(&address_octets(key.address));
             }
+            let targets = self.services.get_mut(&key).map(|b| std::mem::take(&mut b.targets));
+            targets.iter().flat_map(BTreeMap::values).for_each(|t| self.abandon_target(t));
             self.forget_service(key);
         } else {
             self.maps.service_hints.write(gate::hint_index(key), &u64::from(id));

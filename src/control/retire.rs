@@ -63,17 +63,30 @@ impl Control {
 
     /// Takes a destination out: its flows are misses from now on.
     pub(super) fn retire_target(&mut self, service: u32, target: &Target) {
-        let slot = target.slot;
+        self.close_slot(target.slot);
+        let base = self.maps.destination_infos.read(target.slot).base;
+        let traffic = since(self.maps.traffic_of_slot(target.slot), base);
+        self.add_retired(service, &Retired { traffic, ..Default::default() });
+        self.retire_nat(target.nat);
+        self.free_slot(target.slot);
+    }
+
+    /// Takes a destination out that no packet has found, and nobody was told of.
+    pub(super) fn abandon_target(&mut self, target: &Target) {
+        self.close_slot(target.slot);
+        self.put_back_nat(target.nat);
+        self.free_slot(target.slot);
+    }
+
+    fn close_slot(&mut self, slot: u32) {
         let generation = self.next_generation(slot);
         let record = DestinationRecord { generation, ..Default::default() };
         self.maps.destinations.write(slot, &record);
+    }
 
-        let base = self.maps.destination_infos.read(slot).base;
-        let traffic = since(self.maps.traffic_of_slot(slot), base);
-        self.add_retired(service, &Retired { traffic, ..Default::default() });
+    fn free_slot(&mut self, slot: u32) {
         self.open_slot(slot);
         self.maps.gauges.write(slot, &Gauge::default());
-        self.retire_nat(target.nat);
         self.slots.free(slot);
     }
 
