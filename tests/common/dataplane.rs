@@ -166,6 +166,18 @@ impl Dataplane {
         options: impl FnOnce(Options) -> Options + Send,
         test: impl FnOnce(&Self) -> T + Send,
     ) -> T {
+        Self::without(|limits, peer| {
+            let options = options(limits);
+            let pins = options.bpffs.join("xvs").join(&options.instance);
+            let client = Client::with_options(options, &["lb0", "lb1"])
+                .expect("the data plane loads and attaches");
+            test(&Self::open(client, &pins, peer))
+        })
+    }
+
+    /// Runs a test on a thread inside a new namespace with the two interfaces, which
+    /// is given small limits, and where the other ends of the interfaces are.
+    pub fn without<T: Send>(test: impl FnOnce(Options, Namespace) -> T + Send) -> T {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root");
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -213,9 +225,7 @@ impl Dataplane {
                 .vlan(2, prefix("fd00:1:2::/64"))
                 .vlan(3, prefix("10.1.3.0/24"))
                 .vlan(3, prefix("fd00:1:3::/64"));
-            let client = Client::with_options(options(limits), &["lb0", "lb1"])
-                .expect("the data plane loads and attaches");
-            test(&Self::open(client, &bpffs.0.join("xvs").join(&instance), peer))
+            test(limits, peer)
         })
     }
 
