@@ -10,6 +10,7 @@ mod flows;
 mod hash;
 mod kernel;
 mod load;
+mod lock;
 mod maps;
 mod pin;
 mod ports;

@@ -12,9 +12,6 @@ use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
 use libbpf_rs::MapHandle;
 use libbpf_rs::ProgramMut;
-use nix::errno::Errno;
-use nix::fcntl::Flock;
-use nix::fcntl::FlockArg;
 use nix::mount::MsFlags;
 use nix::mount::mount;
 use nix::sys::statfs::BPF_FS_MAGIC;
@@ -23,6 +20,7 @@ use nix::sys::statfs::statfs;
 use super::Attachment;
 use super::LinkInfo;
 use super::Maps;
+use super::lock::Lock;
 use super::types::InstanceRecord;
 use super::types::LAYOUT;
 use crate::Error;
@@ -49,7 +47,7 @@ pub(crate) struct Directory {
     path: PathBuf,
     /// Whether its pins stay when this is dropped.
     stays: bool,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 impl Directory {
@@ -85,13 +83,13 @@ impl Directory {
 
     fn lock(path: PathBuf, instance: &str) -> Result<Self> {
         let file = File::open(&path).map_err(|source| fault(&path, source))?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let lock = match Lock::new(file) {
             Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let process = owner(&path);
                 return Err(Error::InstanceBusy { instance: instance.to_owned(), process });
             }
-            Err((_, errno)) => return Err(fault(&path, errno.into())),
+            Err(source) => return Err(fault(&path, source)),
         };
         // Who had it before may have removed it between the two calls, and
         // somebody else made it anew.
