@@ -56,12 +56,15 @@ impl Directory {
     pub(crate) fn create(bpffs: &Path, instance: &str) -> Result<Self> {
         mount_bpffs(bpffs)?;
         let path = folder(bpffs, instance);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|source| fault(&path, source))?;
-        let directory = Self::lock(path, instance)?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let locked = made
+            .map_err(|source| fault(&path, source))
+            .and_then(|()| Self::lock(path.clone(), instance));
+        let directory = locked.inspect_err(|error| {
+            if !matches!(error, Error::InstanceBusy { .. }) {
+                remove_empty(&path);
+            }
+        })?;
         let found = layout(&directory.path)?;
         // One that says nothing and is on no interface was killed while it started.
         let is_whole = |found: &u32| *found != 0 || directory.links().is_ok_and(|l| !l.is_empty());
@@ -252,11 +255,16 @@ impl Drop for Directory {
             // What cannot be removed now is removed by the next instance.
             let _ = self.clear();
         }
-        // Neither is removed while there is something in it.
-        let _ = fs::remove_dir(&self.path);
-        if let Some(parent) = self.path.parent() {
-            let _ = fs::remove_dir(parent);
-        }
+        remove_empty(&self.path);
+    }
+}
+
+/// Removes a folder of an instance, and that of all instances, unless there is
+/// something in it.
+fn remove_empty(path: &Path) {
+    let _ = fs::remove_dir(path);
+    if let Some(parent) = path.parent() {
+        let _ = fs::remove_dir(parent);
     }
 }
 
