@@ -253,7 +253,9 @@ impl Drop for ProbeLink {
         // Programs before what they are on, which may be gone already, with its
         // network namespace.
         if self.present.take().is_some() {
-            let _ = self.net.remove_probe_pair(&self.wanted.host);
+            // Again if a request or an answer was lost: nobody else removes it.
+            let removed = self.net.remove_probe_pair(&self.wanted.host);
+            let _ = removed.or_else(|_| self.net.remove_probe_pair(&self.wanted.host));
         }
     }
 }

@@ -157,11 +157,15 @@ impl Net {
     pub(crate) fn make_probe_pair(&mut self, wanted: &ProbePair) -> Result<ProbeEnds> {
         let () = self.make_room(wanted)?;
         let request = link_request(wanted).map_err(netlink("request to make a veth pair"))?;
-        self.socket
-            .request(Rtm::Newlink.into(), NlmF::CREATE | NlmF::EXCL, request)
-            .map_err(netlink("request to make a veth pair"))?;
-        let made = self.set_up(wanted);
-        if made.is_err() {
+        let flags = NlmF::CREATE | NlmF::EXCL;
+        let made = self.socket.request(Rtm::Newlink.into(), flags, request);
+        // Whoever was faster has it.
+        let foreign =
+            made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists);
+        let made = made.map_err(netlink("request to make a veth pair"));
+        let made = made.and_then(|_| self.set_up(wanted));
+        if made.is_err() && !foreign {
+            // It may be there also if only the answer is lost.
             let _ = self.remove_probe_pair(&wanted.host);
         }
         made
