@@ -270,10 +270,13 @@ fn active(ethtool: &mut Ethtool, index: u32) -> Vec<Offload> {
     ethtool.features(index).map(|features| Offload::active(&features)).unwrap_or_default()
 }
 
-/// Asks for offloads to be on (true) or off. What became of it is in the
-/// features afterwards.
+/// Asks for offloads to be on (true) or off, again if a request was lost. What became
+/// of it is in the features afterwards.
 fn ask(ethtool: &mut Ethtool, index: u32, wanted: impl Iterator<Item = (Offload, bool)>) {
-    let _ = ethtool.set_features(index, wanted.map(|(offload, on)| (offload.feature(), on)));
+    let wanted: Vec<(&str, bool)> = wanted.map(|(offload, on)| (offload.feature(), on)).collect();
+    if ethtool.set_features(index, wanted.iter().copied()).is_err() {
+        let _ = ethtool.set_features(index, wanted);
+    }
 }
 
 #[cfg(test)]
