@@ -6,9 +6,13 @@ mod injection;
 
 #[path = "faults/calls.rs"]
 mod calls;
+#[path = "faults/host.rs"]
+mod host;
 #[path = "faults/limits.rs"]
 mod limits;
 #[path = "faults/operation.rs"]
 mod operation;
+#[path = "faults/start.rs"]
+mod start;
 #[path = "faults/state.rs"]
 mod state;
