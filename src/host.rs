@@ -215,9 +215,13 @@ pub fn missing_capabilities() -> Vec<&'static str> {
 }
 
 /// The inode number of the network namespace that the thread is in
-/// (namespaces(7)), which no other one has meanwhile; 0 if it cannot be told.
-pub(crate) fn network_namespace() -> u64 {
-    fs::metadata("/proc/thread-self/ns/net").map_or(0, |metadata| metadata.ino())
+/// (namespaces(7)), which no other one has meanwhile; 0 where it is not told.
+pub(crate) fn network_namespace() -> Result<u64> {
+    match fs::metadata("/proc/thread-self/ns/net") {
+        Ok(metadata) => Ok(metadata.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(source) => Err(Error::System { call: "statx of the network namespace", source }),
+    }
 }
 
 pub(crate) fn check_capabilities() -> Result<()> {

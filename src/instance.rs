@@ -100,7 +100,8 @@ impl Instance {
 
     /// Whether the thread is in the network namespace that the instance runs in.
     pub fn is_here(&self) -> bool {
-        self.maps.instance.read(0).netns == host::network_namespace()
+        let netns = self.maps.instance.read(0).netns;
+        host::network_namespace().is_ok_and(|here| here == netns)
     }
 
     fn read_info(&self) -> Info {

@@ -98,7 +98,7 @@ fn start_anew(
         let (dataplane, maps) = Dataplane::load(&sizes(options, settings)?, directory)?;
         let maps = Arc::new(maps);
         let record = InstanceRecord { started_ns: now_ns(), ..Default::default() };
-        describe(&maps, options, settings, record);
+        let () = describe(&maps, options, settings, record)?;
         let manner = Manner {
             generic: mode == Mode::Generic,
             pause: options.attach_pause,
@@ -179,7 +179,7 @@ fn take_over(
     for (index, address) in control.neighbours().into_keys().filter(managed) {
         net.adopt(index, address);
     }
-    describe(&maps, options, settings, maps.instance.read(0));
+    let () = describe(&maps, options, settings, maps.instance.read(0))?;
     events.push(Event::TakenOver { process: before.process });
     Ok(Started { probe_link, control, attachments, maps, lease: Some(lease) })
 }
@@ -205,7 +205,12 @@ fn sizes(options: &Options, settings: Settings) -> Result<Sizes> {
 }
 
 /// Tells readers what they need to know of the instance.
-fn describe(maps: &Maps, options: &Options, settings: Settings, before: InstanceRecord) {
+fn describe(
+    maps: &Maps,
+    options: &Options,
+    settings: Settings,
+    before: InstanceRecord,
+) -> Result<()> {
     let nat = options.nat_prefixes();
     let record = InstanceRecord {
         layout: Layout::XVS_LAYOUT_VERSION,
@@ -218,7 +223,7 @@ fn describe(maps: &Maps, options: &Options, settings: Settings, before: Instance
         process: process::id(),
         settings,
         flows: options.flows,
-        netns: host::network_namespace(),
+        netns: host::network_namespace()?,
         nat4: address_octets(nat.used4().address()),
         nat6: address_octets(nat.used6().address()),
         programs: ProgramNumber::XVS_PROGRAM_ANSWER,
@@ -228,6 +233,7 @@ fn describe(maps: &Maps, options: &Options, settings: Settings, before: Instance
         ..before
     };
     maps.instance.write(0, &record);
+    Ok(())
 }
 
 /// Undoes what the last process of the instance, which has died, left changed of
