@@ -96,11 +96,10 @@ impl Directory {
         };
         // Who had it before may have removed it between the two calls, and
         // somebody else made it anew.
-        let (ours, there) = (lock.metadata(), fs::metadata(&path));
-        match (ours, there) {
-            (Ok(ours), Ok(there)) if ours.ino() == there.ino() => {
-                Ok(Self { path, stays: true, _lock: lock })
-            }
+        let ours = lock.metadata().map_err(|source| fault(&path, source))?;
+        match fs::metadata(&path) {
+            Ok(there) if there.ino() == ours.ino() => Ok(Self { path, stays: true, _lock: lock }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(fault(&path, source)),
             _ => Err(Error::InstanceBusy { instance: instance.to_owned(), process: None }),
         }
     }
