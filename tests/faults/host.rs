@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use libbpf_rs::Program;
 use nix::libc;
@@ -10,6 +13,7 @@ use xvs::Options;
 use crate::common::frame;
 use crate::common::netns::sh;
 use crate::common::test_run::test_run;
+use crate::state::same;
 
 /// The interfaces.
 pub const PORTS: [&str; 2] = ["lb0", "lb1"];
@@ -24,7 +28,18 @@ pub fn host(options: &Options) -> Vec<String> {
         ethtool -k lb0
         ethtool -k lb1");
     lines.extend(told.lines().map(str::to_owned));
+    lines.sort();
+    lines.dedup();
     lines
+}
+
+/// Waits until the host is as it was before, but for what the kernel does later.
+pub fn restored(what: &str, before: &[String], options: &Options) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while host(options) != before && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+    same(what, before, &host(options));
 }
 
 /// What is in a BPF file system.

@@ -19,6 +19,7 @@ use crate::common::random::share;
 use crate::host::PORTS;
 use crate::host::host;
 use crate::host::packets;
+use crate::host::restored;
 use crate::injection::Call;
 use crate::injection::Faults;
 use crate::state;
@@ -125,7 +126,7 @@ fn a_start_is_whole_or_leaves_nothing() {
             let before = host(&options);
             let (client, calls) = faults.fail(0..0, || start(&options));
             drop(client.expect("nothing fails"));
-            same("after a client", &before, &host(&options));
+            restored("after a client", &before, &options);
             each(&calls, |nth| {
                 let (what, result) = fail(faults, nth, &options);
                 if let Ok(client) = result {
@@ -136,7 +137,7 @@ fn a_start_is_whole_or_leaves_nothing() {
                     assert_ne!(seen, packets(frames()), "{what}: nothing is forwarded");
                     drop(unserved);
                 }
-                same(&what, &before, &host(&options));
+                restored(&what, &before, &options);
             });
         });
     });
@@ -166,28 +167,39 @@ fn what_is_taken_over_goes_on_in_any_case() {
             let client = start(&options).expect("nothing fails");
             same("at the end", &seen, &packets(frames()));
             client.detach();
-            same("detached", &host_before, &host(&options));
+            restored("detached", &host_before, &options);
+        });
+    });
+}
+
+/// Lets each system call of the end of a client fail in turn: the next one starts, and
+/// leaves nothing.
+fn ends(options: &Options, end: impl Fn(Client) + Sync) {
+    Faults::with(|faults| {
+        let before = host(options);
+        let client = start(options).expect("nothing fails");
+        let ((), calls) = faults.fail(0..0, || end(client));
+        restored("after a client", &before, options);
+        each(&calls, |nth| {
+            let client = start(options).expect("nothing fails");
+            serve(&client);
+            let ((), calls) = faults.fail(nth..nth + 1, || end(client));
+            let what = calls.get(nth).map(|call| format!("{call} ({nth})")).unwrap_or_default();
+            let next = start(options);
+            let next = next.unwrap_or_else(|error| panic!("after {what}: {error}"));
+            serve(&next);
+            end(next);
+            restored(&what, &before, options);
         });
     });
 }
 
 #[test]
 fn the_next_start_works_after_a_drop_that_fails() {
-    Dataplane::without(|options, _peer| {
-        Faults::with(|faults| {
-            let before = host(&options);
-            let client = start(&options).expect("nothing fails");
-            let ((), calls) = faults.fail(0..0, || drop(client));
-            same("after a client", &before, &host(&options));
-            each(&calls, |nth| {
-                let client = start(&options).expect("nothing fails");
-                let ((), calls) = faults.fail(nth..nth + 1, || drop(client));
-                let next = start(&options).expect("nothing fails");
-                serve(&next);
-                drop(next);
-                let what = calls.get(nth).map(|call| format!("{call} ({nth})"));
-                same(&what.unwrap_or_default(), &before, &host(&options));
-            });
-        });
-    });
+    Dataplane::without(|options, _peer| ends(&options, drop));
+}
+
+#[test]
+fn the_next_start_works_after_a_detachment_that_fails() {
+    Dataplane::without(|options, _peer| ends(&options.persist(OnExit::Keep), Client::detach));
 }
