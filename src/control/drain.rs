@@ -105,14 +105,15 @@ impl Control {
     }
 
     fn finish_drain(&mut self, key: ServiceKey, address: IpAddr) {
-        let target = self.services.get_mut(&key).and_then(|b| b.targets.get_mut(&address));
-        if let Some(drained) = target.and_then(|target| target.drained.as_mut()) {
-            drained.done = true;
+        let Some(mut balanced) = self.services.remove(&key) else {
+            return;
+        };
+        if let Some(target) = balanced.targets.get_mut(&address) {
+            target.drained.iter_mut().for_each(|drained| drained.done = true);
         }
-        if let Some(balanced) = self.services.get(&key)
-            && let Some(target) = balanced.targets.get(&address)
-        {
-            self.write_target(balanced, target);
+        if let Some(target) = balanced.targets.get(&address) {
+            self.write_target(&balanced, target);
         }
+        self.services.insert(key, balanced);
     }
 }
