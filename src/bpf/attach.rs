@@ -96,7 +96,11 @@ impl Attachment {
 
     /// Has the link end with this, also if the process is killed.
     pub(crate) fn unpin(&mut self) -> io::Result<()> {
-        self.pin.take().map_or(Ok(()), fs::remove_file)
+        if let Some(pin) = &self.pin {
+            let () = fs::remove_file(pin)?;
+        }
+        self.pin = None;
+        Ok(())
     }
 
     /// Takes the program off at once: what a pin that is removed does, some kernels do

@@ -166,7 +166,7 @@ fn what_is_taken_over_goes_on_in_any_case() {
             });
             let client = start(&options).expect("nothing fails");
             same("at the end", &seen, &packets(frames()));
-            client.detach();
+            client.detach().expect("nothing fails");
             restored("detached", &host_before, &options);
         });
     });
@@ -201,5 +201,6 @@ fn the_next_start_works_after_a_drop_that_fails() {
 
 #[test]
 fn the_next_start_works_after_a_detachment_that_fails() {
-    Dataplane::without(|options, _peer| ends(&options.persist(OnExit::Keep), Client::detach));
+    let detach = |client: Client| drop(client.detach());
+    Dataplane::without(|options, _peer| ends(&options.persist(OnExit::Keep), detach));
 }

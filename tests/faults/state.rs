@@ -61,8 +61,6 @@ pub fn laters() -> impl Iterator<Item = Vec<u8>> {
 /// What becomes of packets: the verdict, and the frame afterwards.
 pub fn packets(dataplane: &Dataplane, frames: impl Iterator<Item = Vec<u8>>) -> Vec<String> {
     let run = |frame: Vec<u8>| {
-        // Each flow is stored.
-        dataplane.end_flood();
         let (verdict, output) = dataplane.run(Port::Lb0, &frame);
         format!("{}\n  {verdict:?}\n{}", frame::hex(&frame), frame::hex(&output))
     };
