@@ -198,12 +198,12 @@ start_server() {
 	nginx[s$n]=$!
 }
 
-# start_balancer MODE: and waits until it says `ready`.
+# start_balancer MODE [OPTION...]: and waits until it says `ready`.
 start_balancer() {
 	: >"$dir/balancer.log"
 	start_at lb "$xvsctl" --bpffs "$dir/bpf" --instance demo balance --mode "$1" \
 		eth0 10.1.2.0/24 "$vip4,$vip6" "${servers[@]/#/10.1.2.1}" \
-		<"$dir/commands" >"$dir/balancer.log" 2>"$dir/balancer.err"
+		"${@:2}" <"$dir/commands" >"$dir/balancer.log" 2>"$dir/balancer.err"
 	balancer=$!
 	await 10 "a ready balancer" ready_or_dead
 	alive "$balancer" || fail "the balancer ended"
@@ -229,6 +229,38 @@ obeyed() {
 request() {
 	at client curl -s --max-time 2 --connect-timeout 0.5 -H "Connection: close" \
 		"http://$1/?[1-$2]" || true
+}
+
+# Downloads by turns over each family, which all have begun when this returns.
+start_downloads() {
+	local i host
+	curls=()
+	rm -f "$dir"/header* "$dir"/download[0-9]*
+	for ((i = 1; i <= downloads; i++)); do
+		host=$vip4
+		[ $((i % 2)) -eq 0 ] || host="[$vip6]"
+		start_at client curl -sS --globoff --max-time 60 -D "$dir/header$i" \
+			-o "$dir/download$i" "http://$host/file/data"
+		curls+=($!)
+	done
+	for ((i = 1; i <= downloads; i++)); do
+		await 5 "the start of download $i" header_there "$i"
+	done
+}
+header_there() { grep -q '^X-Server' "$dir/header$1" 2>/dev/null; }
+still_downloading() {
+	local process
+	for process in "${curls[@]}"; do
+		alive "$process" || fail "the downloads ended too early to show anything"
+	done
+}
+end_downloads() {
+	local i
+	for ((i = 1; i <= downloads; i++)); do
+		wait "${curls[i - 1]}" || fail "download $i broke"
+		[ "$(sha256sum <"$dir/download$i")" = "$checksum" ] ||
+			fail "download $i has wrong content"
+	done
 }
 
 # Shows how often each server is named in a file of lines.
@@ -282,34 +314,18 @@ for n in "${servers[@]}"; do
 done
 
 say "3. A server is disabled during $downloads downloads: none breaks, nothing new reaches it."
-curls=()
-for ((i = 1; i <= downloads; i++)); do
-	host=$vip4
-	[ $((i % 2)) -eq 0 ] || host="[$vip6]"
-	start_at client curl -sS --globoff --max-time 60 -D "$dir/header$i" \
-		-o "$dir/download$i" "http://$host/file/data"
-	curls+=($!)
-done
-header_there() { grep -q '^X-Server' "$dir/header$1" 2>/dev/null; }
-for ((i = 1; i <= downloads; i++)); do
-	await 5 "the start of download $i" header_there "$i"
-done
+start_downloads
 cat "$dir"/header* | tr -d '\r' | sed -n 's/^X-Server: //p' | sort | uniq -c |
 	sort -rn >"$dir/downloads"
 read -r on_it disabled <"$dir/downloads"
 note "running downloads: $(awk '{ printf "%s%s has %s", sep, $2, $1; sep = ", " }' "$dir/downloads")"
 tell "disable 10.1.2.1${disabled#s}"
 request_all "$dir/answers"
-for process in "${curls[@]}"; do
-	alive "$process" || fail "the downloads ended too early to show anything"
-done
+still_downloading
 note "200 new requests meanwhile:"
 bars "$dir/answers"
 ! has "$dir/answers" "$disabled" || fail "$disabled got new requests"
-for ((i = 1; i <= downloads; i++)); do
-	wait "${curls[i - 1]}" || fail "download $i broke"
-	[ "$(sha256sum <"$dir/download$i")" = "$checksum" ] || fail "download $i has wrong content"
-done
+end_downloads
 note "all $downloads downloads complete and correct, $on_it of them from $disabled ($megabytes MB each)"
 tell "enable 10.1.2.1${disabled#s}"
 
@@ -423,4 +439,29 @@ await 5 "the end of the checker" gone "$checker"
 wait "$checker" || fail "the checker ended with an error"
 [ "$(lines "$dir/checker.log")" -eq 5 ] || fail "it said more: $(cat "$dir/checker.log")"
 ! ip -n "$prefix-lb" link show xvs-health 2>/dev/null || fail "its veth is still there"
+[ ! -e "$dir/bpf/xvs" ] || fail "it left pins: $(ls -R "$dir/bpf/xvs")"
+
+say "8. The balancer is killed during $downloads downloads, and the next one takes over: none breaks."
+start_balancer $mode --persist
+start_downloads
+kill -KILL "$balancer"
+await 5 "the end of the balancer" gone "$balancer"
+note "the balancer is killed; its data plane goes on:"
+at lb "$xvsctl" --bpffs "$dir/bpf" --instance demo show info |
+	sed -n '/^instance\|^without/s/^/    /p'
+request_all "$dir/answers"
+note "200 requests meanwhile:"
+bars "$dir/answers"
+start_balancer $mode --persist
+note "started again: $(sed -n 's/^xvsctl: //p' "$dir/balancer.err" | head -n 1)"
+still_downloading
+request_all "$dir/answers"
+note "200 requests by the next one:"
+bars "$dir/answers"
+end_downloads
+note "all $downloads downloads complete and correct ($megabytes MB each)"
+tell quit
+await 5 "the end of the balancer" gone "$balancer"
+at lb "$xvsctl" --bpffs "$dir/bpf" --instance demo detach >"$dir/detached"
+! at lb ip -d link show eth0 | grep -q prog/xdp || fail "its XDP program is still there"
 [ ! -e "$dir/bpf/xvs" ] || fail "it left pins: $(ls -R "$dir/bpf/xvs")"

@@ -108,6 +108,9 @@ impl Instance {
         if self.maps.vip_ids.get(&address_octets(packet.destination))?.is_none() {
             return Ok(Explanation::new(Verdict::Pass, "not_vip"));
         }
+        if self.maps.is_unattended() {
+            return Ok(Explanation::new(Verdict::Pass, "unattended"));
+        }
         let key = ServiceKey {
             address: packet.destination,
             port: packet.destination_port,

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::OnExit;
 use crate::bpf::Maps;
 use crate::client::Shared;
-use crate::clock::now_tick;
 
 /// A process says that it is there so often in the time that it may be away.
 const BEATS: u32 = 4;
@@ -54,7 +53,7 @@ pub(crate) struct Suspended {
 impl Suspended {
     pub(crate) fn new(maps: &Arc<Maps>) -> Self {
         let lease = maps.lease();
-        let lives = lease != 0 && lease.wrapping_sub(now_tick()).cast_signed() >= 0;
+        let lives = lease != 0 && !maps.is_unattended();
         if lives {
             maps.renew_lease(TAKE_OVER);
         }

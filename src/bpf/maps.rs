@@ -112,6 +112,12 @@ impl Maps {
         self.cpus.read(0).lease as u32
     }
 
+    /// Whether no process has said for too long that it is there.
+    pub(crate) fn is_unattended(&self) -> bool {
+        let lease = self.lease();
+        lease != 0 && now_tick().wrapping_sub(lease).cast_signed() > 0
+    }
+
     /// Sets it for all CPUs, while they count beside it.
     pub(crate) fn set_lease(&self, tick: u32) {
         const WORD: usize = offset_of!(Cpu, lease) / size_of::<u64>();

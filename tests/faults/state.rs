@@ -77,7 +77,7 @@ pub fn wanted(client: &Client) -> Vec<String> {
 pub fn everything(client: &Client) -> Vec<String> {
     let counted = |stats: &Stats| {
         let mut stats = *stats;
-        (stats.active, stats.recent) = (0, 0);
+        (stats.active, stats.recent, stats.live) = (0, 0, 0);
         stats
     };
     let mut lines = told(client, counted);
@@ -106,6 +106,8 @@ fn told(client: &Client, counted: impl Fn(&Stats) -> Stats) -> Vec<String> {
         lines.push(format!("{service:?}"));
         for mut destination in destinations {
             destination.stats = counted(&destination.stats);
+            // Times go by.
+            destination.drain = None;
             if destination.status != DestinationStatus::Reachable {
                 // The last way stays for flows.
                 (destination.mac, destination.interface) = (None, None);

@@ -337,3 +337,60 @@ fn flows_that_live_are_found_in_a_flood() {
         assert_eq!(more("forwarded_new"), (FLOWS * PACKETS * BETWEEN) as u64);
     });
 }
+
+/// Two services that share a CPU and the flow tables; a flood of acknowledgements from a
+/// million sources is for one of them.
+#[test]
+fn a_million_sources_move_no_flow_that_lives() {
+    const FLOWS: usize = 10_000;
+    const ROUNDS: usize = 10;
+    let sources = share(1_000_000);
+    Flood::each(65_536, |flood| {
+        flood.service = flood.service.clone().new_flows(MAX_NEW_FLOWS).transition(Duration::ZERO);
+        let mut other = flood.service.clone();
+        other.port = 81;
+        let all = servers(3..40);
+        for service in [&flood.service, &other] {
+            flood.dataplane.serve(service, &all);
+        }
+        let flows: Vec<(Service, SocketAddr, [u8; 6])> = [flood.service.clone(), other.clone()]
+            .into_iter()
+            .flat_map(|service| (0..FLOWS).map(move |_| service.clone()))
+            .map(|service| {
+                let client = flood.client();
+                let mac = send(flood.dataplane, client, &service, ACK);
+                (service, client, mac)
+            })
+            .collect();
+        let talk = |flood: &Flood<'_>, what: &str| {
+            let before = reasons(flood.dataplane)["forwarded_flow"];
+            let is_moved = |(service, client, mac): &&(Service, SocketAddr, [u8; 6])| {
+                send(flood.dataplane, *client, service, ACK) != *mac
+            };
+            let moved = flows.iter().filter(is_moved).count();
+            assert_eq!(moved, 0, "{what}");
+            reasons(flood.dataplane)["forwarded_flow"] - before
+        };
+        let stored = talk(flood, "nothing has changed");
+        assert_eq!(stored, 2 * FLOWS as u64, "all are stored");
+        wait_for_tick(now() + 2);
+        talk(flood, "nothing has changed");
+
+        // As services have it that nothing was said of.
+        flood.set_limit(Service::tcp(VIP4, 80).new_flows);
+        for _ in 0..ROUNDS {
+            flood.packets(sources / ROUNDS);
+            talk(flood, "the table is the same");
+        }
+        let stats = flood.stats();
+        println!("{sources} sources: {} flows stored, {} not", stats.flows, stats.limited);
+        // The hash now has other servers for half of them.
+        let disabled = |(n, d): (usize, Destination)| d.disabled(n % 2 == 0);
+        let changed: Vec<Destination> = all.iter().cloned().enumerate().map(disabled).collect();
+        for service in [&flood.service, &other] {
+            flood.dataplane.serve(service, &changed);
+        }
+        let known = talk(flood, "after a change of both tables");
+        assert_eq!(known, stored, "all that were stored are known");
+    });
+}

@@ -6,6 +6,9 @@ use std::time::Instant;
 use xvs::Client;
 use xvs::Instance;
 use xvs::OnExit;
+use xvs::Packet;
+use xvs::Protocol;
+use xvs::Verdict;
 
 use crate::cycles::client;
 use crate::lab::Lab;
@@ -113,6 +116,17 @@ fn what_is_kept_for_a_time_ends_then() {
     wait("it ends", TIME + 2 * PATIENCE, || (!answers(&lab)).then_some(()));
     assert!(gone.elapsed() > TIME, "after {:?}", gone.elapsed());
     assert!(unattended(&lab) > 0);
+    let instance = Instance::open(lab.bpffs(), "lab").expect("it is pinned");
+    let packet = Packet {
+        protocol: Protocol::Udp,
+        source: ip("10.1.2.100"),
+        source_port: Some(4000),
+        destination: ip(VIPS[0]),
+        destination_port: UDP,
+        syn: false,
+    };
+    let explained = instance.explain(&packet).expect("it can be explained");
+    assert_eq!((explained.verdict, explained.reason), (Verdict::Pass, "unattended"));
     let socket = lab.client.enter(|| udp_from(ip("0.0.0.0"), 0));
     socket.send_to(b"who", vip(0, UDP)).expect("there is a route");
 
