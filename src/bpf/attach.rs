@@ -28,6 +28,8 @@ pub(crate) struct Attachment {
     link: OwnedFd,
     /// Where the link is pinned: it lives as long as the pin.
     pin: Option<PathBuf>,
+    /// Whether the program goes when this is dropped.
+    goes: bool,
 }
 
 /// What a pinned link is on.
@@ -60,7 +62,7 @@ impl Attachment {
             )
         };
         // SAFETY: if it is one, the call made this descriptor for us.
-        Ok(Self { link: unsafe { owned(result)? }, pin: None })
+        Ok(Self { link: unsafe { owned(result)? }, pin: None, goes: true })
     }
 
     /// Opens a pinned link, which stays as it is until it is [taken](Self::take).
@@ -69,12 +71,13 @@ impl Attachment {
         // SAFETY: the path ends with a zero.
         let result = unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) };
         // SAFETY: if it is one, the call made this descriptor for us.
-        Ok(Self { link: unsafe { owned(result)? }, pin: None })
+        Ok(Self { link: unsafe { owned(result)? }, pin: None, goes: false })
     }
 
     /// Has the pin of a link that was opened go with this.
     pub(crate) fn take(&mut self, pin: PathBuf) {
         self.pin = Some(pin);
+        self.goes = true;
     }
 
     /// Pins the link: it stays when this process dies.
@@ -91,7 +94,7 @@ impl Attachment {
 
     /// Lets the link live on, if it is pinned.
     pub(crate) fn leave(&mut self) {
-        self.pin = None;
+        self.goes = false;
     }
 
     /// Has the link end with this, also if the process is killed.
@@ -103,8 +106,8 @@ impl Attachment {
         Ok(())
     }
 
-    /// Takes the program off at once: what a pin that is removed does, some kernels do
-    /// later.
+    /// Takes the program off at once, whoever else has the link: a process that was just
+    /// forked, or on some kernels the pin for a while after it is removed.
     pub(super) fn detach(&self) -> io::Result<()> {
         // SAFETY: the link is open.
         checked(unsafe { libbpf_sys::bpf_link_detach(self.link.as_raw_fd()) })
@@ -149,9 +152,12 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
+        if !self.goes {
+            return;
+        }
+        // Both fail only if somebody else has done so, or the interface is gone.
+        let _ = self.detach();
         if let Some(pin) = &self.pin {
-            // Both fail only if somebody else has done so, or the interface is gone.
-            let _ = self.detach();
             let _ = fs::remove_file(pin);
         }
     }
