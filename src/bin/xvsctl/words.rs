@@ -244,7 +244,7 @@ pub fn time(time: Duration) -> String {
     }
 }
 
-/// A moment in UTC, to milliseconds, as RFC 3339 has it.
+/// A moment in UTC, to microseconds, as RFC 3339 has it.
 pub fn utc(time: SystemTime) -> String {
     let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (time.as_secs() / 86_400, time.as_secs() % 86_400);
@@ -260,8 +260,8 @@ pub fn utc(time: SystemTime) -> String {
         _ => (era * 400 + year + 1, month - 9),
     };
     let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    let millisecond = time.subsec_millis();
-    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
+    let micros = time.subsec_micros();
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
 /// `1 service`, `2 services`.
@@ -300,13 +300,13 @@ mod tests {
     #[test]
     fn moments_are_told_in_utc() {
         for (milliseconds, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
-            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
-            (1_795_747_847_123, "2026-11-27T02:50:47.123Z"),
-            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
-            (4_102_444_799_000, "2099-12-31T23:59:59.000Z"),
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000000Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000000Z"),
+            (1_795_747_847_123, "2026-11-27T02:50:47.123000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000000Z"),
+            (4_102_444_799_000, "2099-12-31T23:59:59.000000Z"),
         ] {
             assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)), text);
         }

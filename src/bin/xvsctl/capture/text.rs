@@ -11,6 +11,7 @@ use serde_json::json;
 use xvs::Frame;
 
 use super::packet::Packet;
+use crate::words;
 
 /// Time, interface, reason, verdict, what is in the frame, and its length.
 pub fn line(frame: &Frame, interface: &str) -> String {
@@ -24,7 +25,7 @@ pub fn line(frame: &Frame, interface: &str) -> String {
     };
     format!(
         "{} {interface} {} {} {what}, {} octets",
-        time(frame.time),
+        words::utc(frame.time),
         frame.reason,
         frame.action.name(),
         frame.length
@@ -61,42 +62,4 @@ fn hex(octets: &[u8]) -> String {
 
 fn since_epoch(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// By RFC 3339, in UTC.
-fn time(time: SystemTime) -> String {
-    let since = since_epoch(time);
-    let seconds = since.as_secs();
-    let (year, month, day) = date(seconds / 86_400);
-    let [hour, minute, second] = [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60];
-    let micros = since.subsec_micros();
-    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
-}
-
-/// Year, month and day of a day since 1970-01-01, in the Gregorian calendar.
-fn date(days: u64) -> (u64, u64, u64) {
-    // Years begin in March here, so that a leap day is the last one.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_in_utc() {
-        let at = |seconds| time(UNIX_EPOCH + Duration::new(seconds, 1_500));
-        assert_eq!(at(0), "1970-01-01T00:00:00.000001Z");
-        assert_eq!(at(951_782_399), "2000-02-28T23:59:59.000001Z");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000001Z");
-        assert_eq!(at(1_709_251_200), "2024-03-01T00:00:00.000001Z");
-        assert_eq!(at(4_102_444_799), "2099-12-31T23:59:59.000001Z");
-    }
 }
