@@ -41,7 +41,9 @@ static __always_inline bool is_news(__u32 before, __u32 meta, __u32 hash,
 	__u32 period = NEWS_TICKS;
 	__u32 seen = (1U << XVS_FLOW_SEEN_BITS) - 1;
 
-	if (idle < 4 * NEWS_TICKS)
+	if (idle < NEWS_TICKS)
+		period = 1;
+	else if (idle < 4 * NEWS_TICKS)
 		period = NEWS_TICKS / 4;
 	return ((meta ^ before) & ~seen) ||
 	       (((meta + hash) ^ (before + hash)) & seen & ~(period - 1));

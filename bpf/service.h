@@ -135,17 +135,17 @@ __noinline __u32 service_slot(__u32 id, __u32 index, __u32 by_previous,
 	service = bpf_map_lookup_elem(&services, &id);
 	if (!service)
 		return 0;
+	/* In this order: with a new table comes the one from before. */
+	table = READ_ONCE(service->table);
 	previous = READ_ONCE(*(__u64 *)&service->previous);
-	table = previous;
-	if (table && (__s32)((__u32)(previous >> 32) - now) >= 0) {
-		slot = table_slot(table, index);
+	if ((__u32)previous && (__s32)((__u32)(previous >> 32) - now) >= 0) {
+		slot = table_slot(previous, index);
 		d = bpf_map_lookup_elem(&destinations, &slot);
 		if (d && d->service == id && d->way.ifindex)
 			former = slot;
 	}
 	if (former && by_previous)
 		return former;
-	table = READ_ONCE(service->table);
 	slot = table ? table_slot(table, index) : 0;
 	return former && former != slot ? slot | SLOT_MOVED : slot;
 }

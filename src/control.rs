@@ -74,6 +74,14 @@ struct Balanced {
     transition: Transition,
 }
 
+impl Balanced {
+    /// Whether its table is made of these entries. What one is made of that another process
+    /// has left is not known.
+    fn has_table_of(&self, entries: &[Entry]) -> bool {
+        self.entries == entries && (self.table == 0) == entries.is_empty()
+    }
+}
+
 /// A destination as it is in the data plane.
 #[derive(Clone, Debug)]
 struct Target {
@@ -353,7 +361,7 @@ impl Control {
         let present = self.services.get(&key);
         let entries = entries(&targets);
         let (table, id, vip) = match present {
-            Some(b) if b.entries == entries => (Ok(b.table), b.id, 0),
+            Some(b) if b.has_table_of(&entries) => (Ok(b.table), b.id, 0),
             Some(b) => {
                 let id = b.id;
                 (self.build_table(&entries), id, 0)

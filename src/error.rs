@@ -79,6 +79,8 @@ pub enum Error {
     DestinationExists { service: ServiceKey, address: IpAddr },
     /// The service has no such destination.
     DestinationNotFound { service: ServiceKey, address: IpAddr },
+    /// The deadline of the disabled destination is over: it takes no flows.
+    DestinationDrained { service: ServiceKey, address: IpAddr },
     /// There is no service on this address.
     VipNotFound { address: IpAddr },
     /// A limit is reached; `remedy` tells how to raise it.
@@ -240,6 +242,11 @@ impl fmt::Display for Error {
             Self::DestinationNotFound { service, address } => {
                 write!(f, "service {service} has no destination {address}")
             }
+            Self::DestinationDrained { service, address } => write!(
+                f,
+                "destination {address} of service {service} is disabled, and its deadline is \
+                 over: it takes no flows"
+            ),
             Self::VipNotFound { address } => write!(f, "there is no service on {address}"),
             Self::LimitExceeded { limit, maximum, remedy } => {
                 write!(f, "the limit of {maximum} {limit} is reached; {remedy}")

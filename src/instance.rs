@@ -468,7 +468,9 @@ impl Found<'_> {
                 status => obstacle = Some((destination.address, *status)),
             }
         }
+        let is_built = maps.services.read(id).table != 0;
         let status = match obstacle {
+            _ if usable > 0 && !is_built => ServiceStatus::Starting,
             _ if usable > 0 => ServiceStatus::Forwarding,
             _ if destinations.is_empty() => ServiceStatus::Empty,
             Some((address, status)) => ServiceStatus::Unreachable(address, status),
@@ -478,7 +480,7 @@ impl Found<'_> {
             service: known.service.clone(),
             status,
             destinations: destinations.len(),
-            usable,
+            usable: if is_built { usable } else { 0 },
             stats,
         };
         (service, destinations)

@@ -119,7 +119,8 @@ pub struct Service {
     /// balancer has, or none. The destinations from before count that were there for 5
     /// seconds, or as long as this; while changes follow each other within this time,
     /// those from before the first one. A SYN goes by the present ones, and its flow is
-    /// stored if they differ; UDP goes by the present ones too.
+    /// stored if they differ; where no more may be stored ([`Self::new_flows`]) it goes by
+    /// those from before, as what follows it does. UDP goes by the present ones.
     ///
     /// In whole milliseconds, 0 turns it off, at most [`MAX_IDLE`]. Default: 60 seconds.
     pub transition: Duration,

@@ -88,7 +88,9 @@ impl Accepted {
             Ok(Written::Refreshed) => &mut self.refreshed,
             Ok(Written::Kept) => &mut self.kept,
             Err(Error::ServiceNotFound { .. }) => &mut self.no_service,
-            Err(Error::DestinationNotFound { .. }) => &mut self.no_destination,
+            Err(Error::DestinationNotFound { .. } | Error::DestinationDrained { .. }) => {
+                &mut self.no_destination
+            }
             Err(Error::FlowExpired { .. }) => &mut self.expired,
             Err(Error::FlowRoom { .. }) => &mut self.no_room,
             Err(_) => &mut self.bad,

@@ -228,6 +228,8 @@ impl fmt::Display for DestinationStatus {
 pub enum ServiceStatus {
     /// At least one destination is usable.
     Forwarding,
+    /// Destinations are reachable, and its table is being built.
+    Starting,
     /// It has no destinations.
     Empty,
     /// Every destination is disabled.
@@ -240,6 +242,7 @@ impl fmt::Display for ServiceStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forwarding => f.pad("forwarding"),
+            Self::Starting => f.pad("its table is being built"),
             Self::Empty => f.pad("it has no destinations"),
             Self::Disabled => f.pad("all its destinations are disabled"),
             Self::Unreachable(address, status) => {

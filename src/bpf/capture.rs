@@ -171,8 +171,8 @@ impl CapturedFrame {
 /// One capture of an instance, over when this is dropped.
 #[derive(Debug)]
 pub(crate) struct CaptureBuffers {
-    // Dropped before the map that it is in.
-    buffer: PerfBuffer<'static>,
+    /// `None` once it is over; gone before the number is given up.
+    buffer: Option<PerfBuffer<'static>>,
     _frames: MapHandle,
     received: Arc<Mutex<Vec<CapturedFrame>>>,
     number: u32,
@@ -212,7 +212,7 @@ impl CaptureBuffers {
             }
         };
         let mut started = Self {
-            buffer,
+            buffer: Some(buffer),
             _frames: frames,
             received,
             number,
@@ -279,7 +279,7 @@ impl CaptureBuffers {
         }
         // Whether a buffer has something is told once, to whoever waits for it; so all
         // of them are looked into.
-        let () = self.buffer.consume().map_err(|error| map_fault("frames", "reading", &error))?;
+        let () = self.buffer().consume().map_err(|error| map_fault("frames", "reading", &error))?;
         let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
         let mut frames = std::mem::take(&mut *received);
         // Each CPU has a buffer of its own.
@@ -304,16 +304,23 @@ impl CaptureBuffers {
         identity(&self.pin).is_ok_and(|identity| identity == self.identity)
     }
 
+    fn buffer(&self) -> &PerfBuffer<'static> {
+        // SANITY: it is there until this is dropped.
+        self.buffer.as_ref().expect("a buffer")
+    }
+
     /// Readable when frames have come.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the buffer keeps it open as long as `self` lives.
-        unsafe { BorrowedFd::borrow_raw(self.buffer.epoll_fd()) }
+        unsafe { BorrowedFd::borrow_raw(self.buffer().epoll_fd()) }
     }
 }
 
 impl Drop for CaptureBuffers {
     fn drop(&mut self) {
         self.stop();
+        // The kernel is told to forget whatever buffers have the number.
+        self.buffer = None;
         let process = u64::from(process::id());
         let word = &self.captures.words(self.number)[PROCESS];
         // If it is not ours any more, it is right so.

@@ -107,6 +107,17 @@ impl Maps {
         })
     }
 
+    /// Has all CPUs find that a service's last flows were stored in this tick, while they
+    /// count beside that.
+    pub(crate) fn end_inflows(&self, service: u32, tick: u32) {
+        let inflow = Inflow { tick, left: 0, ..Default::default() };
+        let word = octets(&inflow).first_chunk().copied().map_or(0, u64::from_ne_bytes);
+        let services = self.services.len();
+        for row in 0..self.inflows.len() / services {
+            self.inflows.words(row * services + service)[0].store(word, Ordering::Release);
+        }
+    }
+
     /// The tick until which packets are forwarded without a process; 0: no limit.
     pub(crate) fn lease(&self) -> u32 {
         self.cpus.read(0).lease as u32

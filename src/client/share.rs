@@ -68,12 +68,13 @@ impl Client {
     ///
     /// [`Error::ServiceNotFound`](crate::Error::ServiceNotFound) and
     /// [`Error::DestinationNotFound`](crate::Error::DestinationNotFound) when they are
-    /// none of this balancer's, [`Error::FlowExpired`](crate::Error::FlowExpired),
+    /// none of this balancer's,
+    /// [`Error::DestinationDrained`](crate::Error::DestinationDrained), [`Error::FlowExpired`](crate::Error::FlowExpired),
     /// [`Error::FlowRoom`](crate::Error::FlowRoom), and
     /// [`Error::MixedFamilies`](crate::Error::MixedFamilies). All are counted
     /// ([`Info`](crate::Info)).
     pub fn write_flow(&self, record: &FlowRecord) -> Result<Written> {
-        let control = self.shared.control();
+        let mut control = self.shared.control();
         let mut accepted = Accepted::default();
         let result = control.write_flow(&FlowWriter::new(&self.instance.maps), record);
         accepted.count(&result);
@@ -90,7 +91,7 @@ impl Client {
         let mut all = Accepted::default();
         let mut records = records(octets).peekable();
         while records.peek().is_some() {
-            let control = self.shared.control();
+            let mut control = self.shared.control();
             let mut accepted = Accepted::default();
             for record in records.by_ref().take(TURN) {
                 match record {

@@ -71,7 +71,9 @@ impl Control {
             let last = |target: Target| Target { ways: self.last_ways(&target), ..target };
             let targets = targets.into_iter().map(last);
             let targets = targets.map(|target| (target.destination.address, target)).collect();
-            let previous = self.tables.slots_of(record.previous);
+            // One that was just taking the place of the other is not the former one yet.
+            let previous = Some(record.previous).filter(|table| *table != record.table);
+            let previous = previous.and_then(|table| self.tables.slots_of(table));
             let previous = previous.map(|slots| (record.previous, slots, record.until));
             let balanced = Balanced {
                 service,
@@ -89,9 +91,8 @@ impl Control {
         self.publish_all()?;
         self.refresh();
         self.remember_path_mtus();
-        let left = self.keep_tables();
+        self.keep_tables();
         self.write_all();
-        left.into_iter().for_each(|table| self.tables.retire(table));
         self.rebuild(Duration::MAX);
         let keys: Vec<ServiceKey> = self.services.keys().copied().collect();
         keys.into_iter().for_each(|key| self.note_drains(key));
@@ -149,7 +150,7 @@ impl Control {
             nat: info.nat,
             origin: None,
             drained: (info.disabled != 0)
-                .then_some(Drained { since: info.disabled_ns, done: info.drained != 0 }),
+                .then(|| Drained::of_left(info.disabled_ns, info.drained != 0)),
         };
         whole.then_some((info.service, target))
     }
@@ -340,15 +341,10 @@ impl Control {
         routing::neighbours(address, routes, prefixes, &self.ports, observed).into_keys().collect()
     }
 
-    /// Keeps the tables that are what they would be made now, and forgets those of
-    /// services that have no usable destination: their numbers.
-    fn keep_tables(&mut self) -> Vec<u32> {
-        let mut left = Vec::new();
+    /// Keeps the tables that are what they would be made now.
+    fn keep_tables(&mut self) {
         for (key, balanced) in &mut self.services {
             let entries = entries(&balanced.targets);
-            if entries.is_empty() {
-                left.push(std::mem::take(&mut balanced.table));
-            }
             if self.tables.is_of(balanced.table, &entries) {
                 balanced.entries = entries;
                 self.stale.remove(key);
@@ -356,7 +352,6 @@ impl Control {
                 self.stale.insert(*key);
             }
         }
-        left
     }
 
     /// Learns the path MTUs of tunnels that the last process had learned: the ways that

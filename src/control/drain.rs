@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
+use std::time::Instant;
 
 use super::Control;
 use super::Target;
 use super::ids::GRACE;
 use crate::Destination;
+use crate::Error;
 use crate::Event;
+use crate::Result;
 use crate::ServiceKey;
 use crate::clock::now_ns;
 
@@ -23,9 +26,17 @@ pub(super) struct Drained {
 }
 
 impl Drained {
+    /// That of a destination which another process has left. One that was just being
+    /// disabled does not say since when.
+    pub(super) fn of_left(disabled_ns: u64, done: bool) -> Self {
+        Self { since: if disabled_ns == 0 { now_ns() } else { disabled_ns }, done }
+    }
+
     /// That of a destination as it is wanted, which is added or was like this.
     pub(super) fn of(wanted: &Destination, old: Option<&Target>) -> Option<Self> {
-        let last = old.and_then(|target| target.drained);
+        // Another deadline counts from when it is set.
+        let same = old.filter(|old| old.destination.deadline == wanted.deadline);
+        let last = same.and_then(|target| target.drained);
         // What is added disabled cannot have flows.
         let new = || Self { since: now_ns(), done: old.is_none() };
         wanted.disabled.then(|| last.unwrap_or_else(new))
@@ -54,8 +65,12 @@ impl Control {
         let Some(balanced) = self.services.get(&key) else {
             return;
         };
-        // Packets may still be on their way by the last table.
-        let countable = now_ns() + GRACE.as_nanos() as u64;
+        // Packets may still be on their way by the last table, and those that have no flow
+        // go by it for a while.
+        let end = balanced.transition.end();
+        let left =
+            end.map_or(GRACE, |end| end.saturating_duration_since(Instant::now()).max(GRACE));
+        let countable = now_ns() + left.as_nanos() as u64;
         for (address, target) in &balanced.targets {
             let place = (key, *address);
             match target.drained {
@@ -96,6 +111,7 @@ impl Control {
             }
             self.drains.remove(&(key, address));
             if is_due {
+                self.leave_slot(key, slot);
                 self.next_generation(slot);
             }
             self.finish_drain(key, address);
@@ -104,13 +120,44 @@ impl Control {
         }
     }
 
+    /// Follows that another balancer has told of a flow of a disabled destination, which may
+    /// have had none any more.
+    ///
+    /// # Errors
+    ///
+    /// When its deadline has moved what it had.
+    pub(super) fn reopen_drain(&mut self, key: ServiceKey, address: IpAddr) -> Result<()> {
+        let target = self.services.get_mut(&key).and_then(|b| b.targets.get_mut(&address));
+        let Some((target, drained)) =
+            target.and_then(|t| Some((t.destination.deadline, t.drained.as_mut()?)))
+        else {
+            return Ok(());
+        };
+        if !drained.done {
+            return Ok(());
+        }
+        let is_over = |time: Duration| now_ns() >= drained.since + time.as_nanos() as u64;
+        if target.is_some_and(is_over) {
+            return Err(Error::DestinationDrained { service: key, address });
+        }
+        drained.done = false;
+        self.rewrite_target(key, address);
+        self.note_drains(key);
+        Ok(())
+    }
+
     fn finish_drain(&mut self, key: ServiceKey, address: IpAddr) {
-        let Some(mut balanced) = self.services.remove(&key) else {
+        let target = self.services.get_mut(&key).and_then(|b| b.targets.get_mut(&address));
+        if let Some(drained) = target.and_then(|target| target.drained.as_mut()) {
+            drained.done = true;
+        }
+        self.rewrite_target(key, address);
+    }
+
+    fn rewrite_target(&mut self, key: ServiceKey, address: IpAddr) {
+        let Some(balanced) = self.services.remove(&key) else {
             return;
         };
-        if let Some(target) = balanced.targets.get_mut(&address) {
-            target.drained.iter_mut().for_each(|drained| drained.done = true);
-        }
         if let Some(target) = balanced.targets.get(&address) {
             self.write_target(&balanced, target);
         }

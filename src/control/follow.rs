@@ -191,7 +191,7 @@ impl Control {
             return Ok(());
         };
         let entries = entries(&balanced.targets);
-        if entries == balanced.entries {
+        if balanced.has_table_of(&entries) {
             return Ok(());
         }
         let table = self.build_table(&entries)?;

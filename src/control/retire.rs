@@ -10,7 +10,6 @@ use super::Target;
 use crate::bpf::DestinationInfo;
 use crate::bpf::DestinationRecord;
 use crate::bpf::Gauge;
-use crate::bpf::Inflow;
 use crate::bpf::Maps;
 use crate::bpf::Refused;
 use crate::bpf::Retired;
@@ -46,12 +45,7 @@ impl Control {
         let limited_base = self.maps.limited(id);
         self.maps.retired.write(id, &Retired { base, limited_base, ..Default::default() });
         // It has all of its new flows: the last one's tick is over.
-        let tick = now_tick().wrapping_sub(1 << 31);
-        for row in 0..self.maps.cpus.len() {
-            let index = row * self.maps.services.len() + id;
-            let inflow = self.maps.inflows.read(index);
-            self.maps.inflows.write(index, &Inflow { tick, left: 0, ..inflow });
-        }
+        self.maps.end_inflows(id, now_tick().wrapping_sub(1 << 31));
     }
 
     /// Prepares the id of a VIP for the next one.

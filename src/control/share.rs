@@ -19,7 +19,7 @@ use crate::sharing::Accepted;
 impl Control {
     /// Remembers a flow, whose destination must be one of a service.
     pub(crate) fn write_flow(
-        &self,
+        &mut self,
         writer: &FlowWriter<'_>,
         record: &FlowRecord,
     ) -> Result<Written> {
@@ -38,6 +38,7 @@ impl Control {
         let address = record.destination.to_canonical();
         let target = balanced.targets.get(&address);
         let target = target.ok_or(Error::DestinationNotFound { service, address })?;
+        let slot = target.slot;
 
         let FlowRecord { source, idle, state, seen, .. } = *record;
         let now = now_tick();
@@ -47,8 +48,9 @@ impl Control {
         if idle > limit {
             return Err(Error::FlowExpired { source, service, idle, limit });
         }
-        let destination = self.maps.destinations.read(target.slot);
-        let flow = StoredFlow::new(key, target.slot, destination, now.wrapping_sub(ticks(idle)))
+        let () = self.reopen_drain(service, address)?;
+        let destination = self.maps.destinations.read(slot);
+        let flow = StoredFlow::new(key, slot, destination, now.wrapping_sub(ticks(idle)))
             .aged(u32::from(seen.max(1)) - 1);
         let flow = if is_closing { flow.closed() } else { flow };
         match writer.write(&flow, now) {

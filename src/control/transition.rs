@@ -62,7 +62,13 @@ impl Transition {
 
     /// Follows that a table was replaced now. The number of the table that no packet
     /// goes by any more, 0 if there is none.
-    fn replace(&mut self, service: &Service, table: u32, entries: &[Entry], now: Instant) -> u32 {
+    fn replace(
+        &mut self,
+        service: &Service,
+        table: u32,
+        slots: BTreeSet<u32>,
+        now: Instant,
+    ) -> u32 {
         let stood = now - std::mem::replace(&mut self.since, now);
         let (window, is_tcp) = (service.transition, service.protocol == Protocol::Tcp);
         let counts = table != 0 && is_tcp && !window.is_zero() && stood >= STOOD.min(window);
@@ -70,7 +76,6 @@ impl Transition {
             return table;
         }
         let tick = now_tick().wrapping_add(ticks(window));
-        let slots = entries.iter().map(|(_, slot)| *slot).collect();
         self.previous = Some(Previous { table, slots, until: now + window, tick });
         0
     }
@@ -92,7 +97,7 @@ impl Transition {
     }
 
     /// When packets go by the present table alone.
-    fn end(&self) -> Option<Instant> {
+    pub(super) fn end(&self) -> Option<Instant> {
         self.previous.as_ref().map(|previous| previous.until)
     }
 }
@@ -108,7 +113,10 @@ impl Control {
         let ended = new.transition.take_ended(now);
         let replaced = match new.table == old.table {
             true => 0,
-            false => new.transition.replace(&new.service, old.table, &old.entries, now),
+            false => {
+                let slots = self.slots_named(old.table, &old.entries);
+                new.transition.replace(&new.service, old.table, slots, now)
+            }
         };
         self.await_end(new);
         [ended, replaced]
@@ -122,12 +130,24 @@ impl Control {
         };
         let old = std::mem::replace(&mut balanced.table, table);
         let entries = std::mem::replace(&mut balanced.entries, entries);
-        let replaced =
-            balanced.transition.replace(&balanced.service, old, &entries, Instant::now());
+        let now = Instant::now();
+        let ended = balanced.transition.take_ended(now);
+        let slots = self.slots_named(old, &entries);
+        let replaced = balanced.transition.replace(&balanced.service, old, slots, now);
         self.await_end(&balanced);
         self.write_service(&balanced, self.vips[&key.address].id);
+        self.tables.retire(ended);
         self.tables.retire(replaced);
         self.services.insert(key, balanced);
+    }
+
+    /// The slots that a table made of these entries names. Of one that another process has
+    /// left they are not known.
+    fn slots_named(&self, table: u32, entries: &[Entry]) -> BTreeSet<u32> {
+        match entries.is_empty() {
+            true => self.tables.slots_of(table).unwrap_or_default(),
+            false => entries.iter().map(|(_, slot)| *slot).collect(),
+        }
     }
 
     /// Drops the table from before if it names a slot that another destination of the
@@ -154,6 +174,18 @@ impl Control {
         {
             self.ends.pop_first();
             self.end_transition(key, now);
+        }
+    }
+
+    /// Ends that of a service if its table from before names a slot. No packet goes by it
+    /// when this returns.
+    pub(super) fn leave_slot(&mut self, key: ServiceKey, slot: u32) {
+        let previous = self.services.get(&key).and_then(|b| b.transition.previous.as_ref());
+        let end = previous.filter(|p| p.slots.contains(&slot)).map(|previous| previous.until);
+        if let Some(end) = end
+            && self.end_transition(key, end)
+        {
+            thread::sleep(GRACE);
         }
     }
 

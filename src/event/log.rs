@@ -87,7 +87,12 @@ impl EventReader {
             let index = index(&self.maps, self.next);
             let record = log.read(index);
             if record.number < self.next {
-                return None;
+                if newest(&self.maps) < self.next {
+                    return None;
+                }
+                // A process was killed while it wrote over this one.
+                self.next += 1;
+                continue;
             }
             // It may have been written over while it was read.
             if record.number > self.next || log.read(index).number != self.next {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::net::UdpSocket;
@@ -17,6 +18,7 @@ use std::time::Instant;
 
 use nix::sys::socket;
 use nix::sys::socket::sockopt;
+use serde_json::Value;
 
 use super::lab::Lab;
 use super::lab::VIPS;
@@ -34,18 +36,45 @@ const BURST: u64 = 10;
 /// A flow's number and the server that a datagram of it came to, with how many.
 type Arrivals = BTreeMap<(u64, String), BTreeSet<u64>>;
 
+/// What the lab's queues have dropped so far, for want of a CPU to take it from them.
+fn overflows(lab: &Lab) -> u64 {
+    let namespaces = lab.backends.iter().map(|backend| &backend.namespace);
+    let namespaces = namespaces.chain([&lab.client, &lab.lb, &lab.sw]);
+    let interfaces = namespaces.flat_map(|namespace| {
+        let shown = namespace.sh("ip -s -j link show type veth");
+        let links: Vec<Value> = serde_json::from_str(&shown).expect("`ip -j` prints JSON");
+        links
+    });
+    let of_interfaces: u64 = interfaces
+        .map(|link| {
+            let dropped = |way: &str| link["stats64"][way]["dropped"].as_u64().unwrap_or(0);
+            dropped("rx") + dropped("tx")
+        })
+        .sum();
+    let softnet = fs::read_to_string("/proc/net/softnet_stat").expect("every kernel has it");
+    let of_cpu = |line: &str| {
+        let dropped = line.split_whitespace().nth(1).expect("the second number is what it dropped");
+        u64::from_str_radix(dropped, 16).expect("a hexadecimal number")
+    };
+    of_interfaces + softnet.lines().map(of_cpu).sum::<u64>()
+}
+
 /// A stream of datagrams to the first VIP of each family, until it is ended.
 pub struct Stream {
     stop: Arc<AtomicBool>,
+    /// Whether nobody waits for datagrams any more.
+    done: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     arrivals: Arc<Mutex<Arrivals>>,
     threads: Vec<JoinHandle<()>>,
+    /// [`overflows`] before it began.
+    before: u64,
 }
 
 impl Stream {
     /// Starts sending so many per second.
     pub fn start(lab: &Lab, rate: u64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let arrivals = Arc::new(Mutex::new(Arrivals::new()));
         let mut threads = Vec::new();
         for backend in &lab.backends {
@@ -57,9 +86,9 @@ impl Stream {
                 // What waits while the machine is busy is not lost.
                 let force = socket::setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20));
                 force.expect("root may have large buffers");
-                let (stop, arrivals) = (Arc::clone(&stop), Arc::clone(&arrivals));
+                let (done, arrivals) = (Arc::clone(&done), Arc::clone(&arrivals));
                 let name = backend.name.clone();
-                threads.push(thread::spawn(move || receive(&socket, &name, &stop, &arrivals)));
+                threads.push(thread::spawn(move || receive(&socket, &name, &done, &arrivals)));
             }
         }
         let sockets: Vec<(UdpSocket, SocketAddr)> = lab.client.enter(|| {
@@ -74,7 +103,7 @@ impl Stream {
         let sent = Arc::new(AtomicU64::new(0));
         let (ended, count) = (Arc::clone(&stop), Arc::clone(&sent));
         threads.push(thread::spawn(move || send(&sockets, rate, &ended, &count)));
-        Self { stop, sent, arrivals, threads }
+        Self { stop, done, sent, arrivals, threads, before: overflows(lab) }
     }
 
     /// Waits until so many more were sent.
@@ -93,7 +122,7 @@ impl Stream {
 
     /// How many have been sent, and how many of these have not arrived, once nothing
     /// more comes; the most servers that one flow came to.
-    pub fn end(mut self) -> Ended {
+    pub fn end(mut self, lab: &Lab) -> Ended {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(sender) = self.threads.pop() {
             sender.join().expect("the sender does not panic");
@@ -110,13 +139,16 @@ impl Stream {
         }
         let arrived: u64 = arrivals.values().map(|numbers| numbers.len() as u64).sum();
         let moved = servers.values().filter(|servers| **servers > 1).count();
-        Ended { sent, lost: sent - arrived, flows: servers.len(), moved }
+        let missing = sent - arrived;
+        let overflown = (overflows(lab) - self.before).min(missing);
+        Ended { sent, overflown, lost: missing - overflown, flows: servers.len(), moved }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.done.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -128,7 +160,9 @@ impl Drop for Stream {
 pub struct Ended {
     /// Datagrams sent.
     pub sent: u64,
-    /// Datagrams that came to no server.
+    /// Datagrams that the lab's own queues dropped, on a busy machine.
+    pub overflown: u64,
+    /// Others that came to no server.
     pub lost: u64,
     /// Flows that came to servers.
     pub flows: usize,
@@ -156,7 +190,7 @@ fn send(sockets: &[(UdpSocket, SocketAddr)], rate: u64, stop: &AtomicBool, sent:
     }
 }
 
-fn receive(socket: &UdpSocket, name: &str, stop: &AtomicBool, arrivals: &Mutex<Arrivals>) {
+fn receive(socket: &UdpSocket, name: &str, done: &AtomicBool, arrivals: &Mutex<Arrivals>) {
     let mut datagram = [0; 16];
     loop {
         match socket.recv(&mut datagram) {
@@ -165,8 +199,7 @@ fn receive(socket: &UdpSocket, name: &str, stop: &AtomicBool, arrivals: &Mutex<A
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
             {
-                // Nothing has come for a while.
-                if stop.load(Ordering::Relaxed) {
+                if done.load(Ordering::Relaxed) {
                     return;
                 }
                 continue;

@@ -39,9 +39,11 @@ fn under_traffic(lab: &Lab, cycles: usize, mut cycle: impl FnMut()) {
         }
         assert_eq!(talk.go_on(), BTreeMap::new(), "connections broken, by server");
     });
-    let ended = stream.end();
+    let ended = stream.end(lab);
     println!("{cycles} cycles: {ended:?}");
     assert_eq!((ended.lost, ended.moved), (0, 0), "{ended:?}");
+    // It is no excuse for losing many.
+    assert!(ended.overflown * 100 <= ended.sent, "{ended:?}");
 }
 
 /// A process that goes on without end, once it is ready.

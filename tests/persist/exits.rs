@@ -142,7 +142,7 @@ fn a_process_that_lives_is_known_to_live() {
     let stream = Stream::start(&lab, 1_000);
     // Four times as long as it may be away.
     stream.go_on(4_000);
-    let ended = stream.end();
+    let ended = stream.end(&lab);
     assert_eq!((ended.lost, ended.moved), (0, 0), "{ended:?}");
 }
 

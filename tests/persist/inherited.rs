@@ -168,7 +168,7 @@ fn neighbours_that_the_kernel_has_forgotten_are_known() {
     let statuses = next.all().expect("it can be read");
     assert!(statuses.iter().all(|(service, _)| service.usable == 3), "{statuses:?}");
     stream.go_on(2_000);
-    let ended = stream.end();
+    let ended = stream.end(&lab);
     assert_eq!((ended.lost, ended.moved), (0, 0), "{ended:?}");
     wait("the kernel has them again", PATIENCE, || {
         let entries = lab.lb.sh("ip neigh show dev eth0; ip -6 neigh show dev eth0");

@@ -50,6 +50,7 @@ pub fn vlan_status_name(status: VlanStatus) -> &'static str {
 pub fn service_status_name(status: ServiceStatus) -> &'static str {
     match status {
         ServiceStatus::Forwarding => "forwarding",
+        ServiceStatus::Starting => "starting",
         ServiceStatus::Empty => "empty",
         ServiceStatus::Disabled => "disabled",
         ServiceStatus::Unreachable(..) => "unreachable",
