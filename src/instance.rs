@@ -98,6 +98,12 @@ impl Instance {
         Ok(self.settled(|| self.read_info()))
     }
 
+    /// Whether it has not ended: another one of the same name that was started later is
+    /// not this one, but one that was taken over is.
+    pub fn is_current(&self) -> bool {
+        self.maps.is_current()
+    }
+
     /// Whether the thread is in the network namespace that the instance runs in.
     pub fn is_here(&self) -> bool {
         let netns = self.maps.instance.read(0).netns;

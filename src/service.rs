@@ -234,7 +234,7 @@ pub struct Destination {
     pub weight: u32,
     /// Whether it gets no new flows; those it has stay. Default: no.
     pub disabled: bool,
-    /// How long the flows of a disabled destination stay, from when it was disabled,
+    /// How long the flows of a disabled destination stay, from when it has this deadline,
     /// 1 second to [`MAX_IDLE`]; then they are hashed anew, to other destinations.
     /// Default: as long as they live.
     pub deadline: Option<Duration>,

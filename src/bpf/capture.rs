@@ -1,16 +1,12 @@
 //! The program that sends frames to captures, and those who capture.
 #![allow(unsafe_code, reason = "records come from the kernel as octets")]
 
-use std::fs;
-use std::io;
 use std::mem::MaybeUninit;
 use std::mem::size_of;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -39,7 +35,6 @@ use super::Array;
 use super::Directory;
 use super::Maps;
 use super::map_fault;
-use super::pin::DESCRIPTION;
 use super::types::Cpu;
 use super::types::ProgramNumber;
 use super::types::Record;
@@ -182,16 +177,11 @@ pub(crate) struct CaptureBuffers {
     maps: Arc<Maps>,
     /// What was counted before it began.
     before: (u64, u64),
-    pin: PathBuf,
-    identity: (u64, u64),
 }
 
 impl CaptureBuffers {
     /// Starts a capture of the instance that has these maps.
     pub(crate) fn start(maps: Arc<Maps>, wanted: Wanted) -> Result<Self> {
-        let pin = maps.folder.join(DESCRIPTION);
-        let identity =
-            identity(&pin).map_err(|source| Error::Pins { path: pin.clone(), source })?;
         let open = |name: &'static str| {
             MapHandle::from_pinned_path(maps.folder.join(name))
                 .map_err(|error| map_fault(name, "opening", &error))
@@ -221,8 +211,6 @@ impl CaptureBuffers {
             captured,
             maps,
             before: (0, 0),
-            pin,
-            identity,
         };
         started.before = started.counted();
         // The reasons last: they are what sets it going.
@@ -301,7 +289,7 @@ impl CaptureBuffers {
 
     /// Whether the instance's program is the one that it was.
     pub(crate) fn is_current(&self) -> bool {
-        identity(&self.pin).is_ok_and(|identity| identity == self.identity)
+        self.maps.is_current()
     }
 
     fn buffer(&self) -> &PerfBuffer<'static> {
@@ -372,9 +360,4 @@ fn buffer(
 fn pages(snaplen: usize) -> usize {
     let octets = ROOM * (snaplen + 64);
     octets.div_ceil(4096).next_power_of_two().clamp(PAGES.0, PAGES.1)
-}
-
-/// What tells a pin from one that is made in its place.
-fn identity(pin: &Path) -> io::Result<(u64, u64)> {
-    fs::metadata(pin).map(|metadata| (metadata.dev(), metadata.ino()))
 }

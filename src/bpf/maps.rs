@@ -13,6 +13,7 @@ use super::Hash;
 use super::Ports;
 use super::TableMemory;
 use super::map_fault;
+use super::pin::identity;
 use super::types::*;
 use crate::Result;
 use crate::clock::now_tick;
@@ -23,6 +24,8 @@ use crate::clock::ticks;
 pub(crate) struct Maps {
     /// Where they are pinned.
     pub(super) folder: PathBuf,
+    /// [`identity`] of the pins.
+    pins: (u64, u64),
     pub(crate) gate: Array<Gate>,
     pub(super) flows4: Array<FlowGroup4>,
     pub(super) flows6: Array<FlowGroup6>,
@@ -68,8 +71,11 @@ impl Maps {
         fn hash<K: Record, V: Record>(path: &Path, name: &'static str) -> Result<Hash<K, V>> {
             Hash::new(name, open(path, name)?)
         }
+        // First: what is pinned in their place meanwhile is another.
+        let pins = identity(path)?;
         Ok(Self {
             folder: path.to_owned(),
+            pins,
             gate: array(path, "gate")?,
             flows4: array(path, "flows4")?,
             flows6: array(path, "flows6")?,
@@ -105,6 +111,11 @@ impl Maps {
             share: array(path, "share")?,
             event_log: array(path, "event_log")?,
         })
+    }
+
+    /// Whether these are the maps that are pinned in the folder still.
+    pub(crate) fn is_current(&self) -> bool {
+        identity(&self.folder).is_ok_and(|pins| pins == self.pins)
     }
 
     /// Has all CPUs find that a service's last flows were stored in this tick, while they

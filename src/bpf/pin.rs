@@ -35,7 +35,7 @@ const RING: &str = "flow_news";
 /// Where it is pinned before it takes the place of another.
 const NEXT_PROGRAM: &str = "xvs_next";
 /// The pin that tells the layout of the others.
-pub(super) const DESCRIPTION: &str = "instance";
+const DESCRIPTION: &str = "instance";
 /// What the pins of links to interfaces begin with; the index follows.
 const LINK: &str = "link_";
 /// The pins of the links to both ends of the probe interface.
@@ -301,6 +301,13 @@ fn mount_bpffs(path: &Path) -> Result<()> {
     }
     mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .map_err(|errno| fault(errno.into()))
+}
+
+/// What tells the pins in a folder from others that are made in their place.
+pub(super) fn identity(path: &Path) -> Result<(u64, u64)> {
+    let pin = path.join(DESCRIPTION);
+    let found = fs::metadata(&pin).map_err(|source| fault(&pin, source))?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// The octets of the pinned description, if there is one.

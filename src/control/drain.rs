@@ -106,7 +106,7 @@ impl Control {
             };
             let flows = self.maps.gauges.read(slot).flows;
             let is_due = draining.due.is_some_and(|due| began >= due);
-            if began < draining.countable || flows > 0 && !is_due {
+            if !is_due && (flows > 0 || began < draining.countable) {
                 continue;
             }
             self.drains.remove(&(key, address));

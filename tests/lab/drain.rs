@@ -68,7 +68,10 @@ fn of_server(flows: &[(UdpSocket, String)], name: &str) -> u64 {
 fn a_disabled_destination_is_drained_with_its_last_flow() {
     let lab = Lab::new(2);
     let balancer = lab.balancer();
-    let service = Service::tcp(vip(0, 80).ip(), 80).closing(Duration::from_secs(1));
+    // As long as packets without a flow may go there by the table from before, it is none.
+    let transition = Duration::from_secs(2);
+    let service =
+        Service::tcp(vip(0, 80).ip(), 80).closing(Duration::from_secs(1)).transition(transition);
     serve(&lab, &balancer, &service);
     let mut connections: Vec<Connection> = lab.client.enter(|| {
         let open = |_| {
@@ -218,4 +221,39 @@ fn enabling_it_before_the_deadline_takes_that_back() {
         kept += 1;
     }
     assert!(kept > 0);
+}
+
+/// For a while after the change packets without a flow go by the table from before, which
+/// names the server: not those that its deadline moves.
+#[test]
+fn a_deadline_moves_connections_of_tables_from_before() {
+    /// As long as a table has to stand to be one from before.
+    const STOOD: Duration = Duration::from_secs(5);
+    let lab = Lab::new(2);
+    let balancer = lab.balancer();
+    let service = Service::tcp(vip(0, 80).ip(), 80);
+    serve(&lab, &balancer, &service);
+    let built = Instant::now();
+    let b1 = lab.backends[0].v4;
+    let mut connections: Vec<Connection> = lab.client.enter(|| {
+        let open = |_| Connection::open(vip(0, 80), PATIENCE).expect("a server answers");
+        (0..24).map(open).collect()
+    });
+    wait("the table has stood", 2 * STOOD, || (built.elapsed() > STOOD).then_some(()));
+    connections.iter_mut().for_each(|c| c.exchange(b"before").expect("it goes on"));
+    let of_b1 = connections.iter().filter(|c| c.server == "b1").count();
+    assert!((1..24).contains(&of_b1), "both have some: {of_b1}");
+
+    let disabled = Destination::new(b1).disabled(true).deadline(Duration::from_secs(1));
+    balancer.update_destination(&service, &disabled).expect("it is there");
+    let told = wait("its deadline comes", COUNTS, || {
+        Some(drained(&balancer, b1)).filter(|told| !told.is_empty())
+    });
+    assert_eq!(told, [of_b1 as u64]);
+    for connection in &mut connections {
+        let goes_on = connection.exchange(b"afterwards").is_ok();
+        assert_eq!(goes_on, connection.server == "b2", "another server does not know it");
+    }
+    let live = balancer.instance().flows(usize::MAX).expect("flows");
+    assert!(live.iter().all(|flow| flow.destination != Some(b1)), "{live:?}");
 }

@@ -25,17 +25,18 @@ use crate::xvsctl::Balance;
 /// How often a process goes and another comes.
 const CYCLES: usize = 100;
 /// Datagrams per second meanwhile.
-const RATE: u64 = 10_000;
+const RATE: usize = 10_000;
 const CONNECTIONS: usize = 1_000;
 
 /// Runs so many cycles under traffic, none of which is lost or moved.
 fn under_traffic(lab: &Lab, cycles: usize, mut cycle: impl FnMut()) {
-    let stream = Stream::start(lab, RATE);
-    stream.go_on(RATE / 10);
-    talk(open(lab, CONNECTIONS), |talk| {
+    let rate = share(RATE);
+    let stream = Stream::start(lab, rate as u64);
+    stream.go_on(rate as u64 / 10);
+    talk(open(lab, share(CONNECTIONS)), |talk| {
         for _ in 0..cycles {
             cycle();
-            stream.go_on(RATE / 10);
+            stream.go_on(rate as u64 / 10);
         }
         assert_eq!(talk.go_on(), BTreeMap::new(), "connections broken, by server");
     });
@@ -50,7 +51,7 @@ fn under_traffic(lab: &Lab, cycles: usize, mut cycle: impl FnMut()) {
 fn start(lab: &Lab) -> Balance {
     let options = ["--port=80/tcp", &format!("--port={PORT}/udp"), "--persist"];
     let balance = Balance::start(lab, &[], xvsctl::program(), &options);
-    balance.expect("ready", 4 * PATIENCE);
+    balance.expect("ready", 12 * PATIENCE);
     balance
 }
 

@@ -51,7 +51,7 @@ fn whatever_was_half_done_is_made_whole() {
     let start = || {
         let options = ["--port=80", "--port=8080", "--persist", "--mode=native"];
         let balance = Balance::start(&lab, &[], xvsctl::program(), &options);
-        balance.expect("ready", 4 * PATIENCE);
+        balance.expect("ready", 12 * PATIENCE);
         balance
     };
     let steady: Vec<Destination> =

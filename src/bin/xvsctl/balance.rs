@@ -344,6 +344,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let interfaces: Vec<&str> = args.interfaces.0.iter().map(String::as_str).collect();
     let client = Client::with_options(options, &interfaces)?;
     let was_left = !client.inherited().is_empty();
+    let destinations = as_left(&client, destinations)?;
     if let Err(error) = set(&client, &services, &destinations) {
         // What comes to nothing does not stay; what another process has left does.
         if !was_left {
@@ -355,6 +356,19 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let cause = balancer.serve(&signals, args.duration)?;
     balancer.summarize(cause)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Destinations, of which those stay disabled that another process has left so.
+fn as_left(client: &Client, mut destinations: Vec<Destination>) -> xvs::Result<Vec<Destination>> {
+    let all = client.all()?;
+    let left = all.iter().flat_map(|(_, all)| all).map(|known| &known.destination);
+    for known in left.filter(|known| known.disabled) {
+        let wanted = destinations.iter_mut().find(|wanted| wanted.address == known.address);
+        if let Some(wanted) = wanted {
+            (wanted.disabled, wanted.deadline) = (true, known.deadline);
+        }
+    }
+    Ok(destinations)
 }
 
 /// Has the client balance exactly these services.

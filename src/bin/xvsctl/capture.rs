@@ -31,6 +31,7 @@ use crate::balance::input::Signals;
 use crate::balance::seconds;
 use crate::global::Global;
 use crate::global::is_alive;
+use crate::global::runs;
 use crate::output::Links;
 use crate::words;
 use crate::words::Outcome;
@@ -152,7 +153,7 @@ impl Session<'_> {
         output: &mut Output,
     ) -> anyhow::Result<&'static str> {
         let instance = self.names.instance;
-        let mut process = instance.info()?.process;
+        let process = instance.info()?.process;
         let was_alive = is_alive(process);
         loop {
             let left = self.args.duration.map(|all| all.saturating_sub(self.started.elapsed()));
@@ -168,12 +169,8 @@ impl Session<'_> {
             if let Some(signal) = self.signals.received()? {
                 return Ok(signal);
             }
-            if was_alive && frames.is_empty() && !is_alive(process) {
-                // Another one may have taken it over.
-                let before = std::mem::replace(&mut process, instance.info()?.process);
-                if before == process {
-                    anyhow::bail!("process {process} of instance `{}` is gone", instance.name());
-                }
+            if was_alive && frames.is_empty() && !is_alive(process) && !runs(instance) {
+                anyhow::bail!("process {process} of instance `{}` is gone", instance.name());
             }
         }
     }

@@ -14,6 +14,7 @@ use xvs::Since;
 
 use crate::balance::seconds;
 use crate::global::Global;
+use crate::global::runs;
 use crate::words;
 
 /// Print the events of a running instance as they come
@@ -49,7 +50,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     loop {
         let time = args.duration.map(|duration| duration.saturating_sub(start.elapsed()));
         // First, so that what it told last is read before this ends.
-        let runs = global.runs(&instance);
+        let runs = runs(&instance);
         let patience = if runs { LOOK } else { Duration::ZERO };
         for (time, event) in reader.wait(time.map_or(patience, |time| time.min(patience))) {
             match args.json {

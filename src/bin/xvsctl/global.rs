@@ -41,24 +41,20 @@ impl Global {
         self.check_name()?;
         let instance =
             Instance::open(&self.bpffs, &self.instance).map_err(|error| self.with_others(error))?;
-        let process = instance.info()?.process;
-        if !is_alive(process) {
-            let name = &self.instance;
+        let info = instance.info()?;
+        if !is_alive(info.process) {
+            let (name, process) = (&self.instance, info.process);
+            let rest = match info.persist {
+                OnExit::Detach => "nothing is forwarded; `xvsctl detach` removes what it left",
+                OnExit::Keep => "it goes on without one",
+                OnExit::KeepFor(_) => "it goes on without one for a time",
+            };
             let _ = writeln!(
                 io::stderr(),
-                "xvsctl: process {process} of instance `{name}` is gone: nothing is forwarded; \
-                 `xvsctl detach` removes what it left"
+                "xvsctl: process {process} of instance `{name}` is gone: {rest}"
             );
         }
         Ok(instance)
-    }
-
-    /// Whether the instance runs still: its pins are there, and its process is, or it
-    /// goes on without one.
-    pub fn runs(&self, instance: &Instance) -> bool {
-        let names = Instance::list(&self.bpffs).unwrap_or_default();
-        let goes_on = |info: &Info| info.persist != OnExit::Detach || is_alive(info.process);
-        names.contains(&self.instance) && instance.info().is_ok_and(|info| goes_on(&info))
     }
 
     /// Refuses a name that no instance can have: it becomes part of a path.
@@ -79,6 +75,13 @@ impl Global {
             Err(_) => error.into(),
         }
     }
+}
+
+/// Whether an instance runs still: its pins are there, and its process is, or it goes on
+/// without one.
+pub fn runs(instance: &Instance) -> bool {
+    let goes_on = |info: &Info| info.persist != OnExit::Detach || is_alive(info.process);
+    instance.is_current() && instance.info().is_ok_and(|info| goes_on(&info))
 }
 
 /// Whether a process lives, as far as this PID namespace can tell.

@@ -20,6 +20,7 @@ use xvs::Instance;
 use crate::balance::input::Signals;
 use crate::balance::seconds;
 use crate::global::Global;
+use crate::global::runs;
 use crate::words;
 use lines::Size;
 use lines::lines;
@@ -74,7 +75,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         if args.once {
             return Ok(ExitCode::SUCCESS);
         }
-        if !global.runs(&instance) {
+        if !runs(&instance) {
             // The message is not for the screen that goes.
             drop(output);
             let _ = writeln!(io::stderr(), "xvsctl: instance `{}` has ended", global.instance);
