@@ -167,7 +167,7 @@ reasons! {
     /// Handed to the host: what a probe's packet was answered with.
     probe_answered: XVS_PROBE_ANSWERED,
     /// Passed: no process saw to the balancer for longer than
-    /// [`OnExit::KeepFor`](crate::OnExit::KeepFor) allows.
+    /// [`OnExit::KeepFor`] allows.
     unattended: XVS_UNATTENDED,
 }
 
