@@ -47,9 +47,20 @@ test: setup
 kernels: setup-kernels
 	@$(KERNELS)
 
-# The shorter form for every change: a tenth of the random tests' steps.
+# The shorter form for every change: a tenth of the random tests' steps, and on the
+# kernels between the oldest and the newest only what kernels differ in most.
+ENDS = 5.10,newest
+BETWEEN = 6.1,6.12
+DIFFER = load,packets,harmless,model,flows,lab,trunks,crossings,tunnels,decap,capture
+
 kernels-ci: SHARE = 10
-kernels-ci: kernels
+kernels-ci: setup-kernels
+ifeq ($(KERNEL)$(SUITE),)
+	@$(MAKE) --no-print-directory kernels-ci SHARE=$(SHARE) KERNEL=$(ENDS)
+	@$(MAKE) --no-print-directory kernels-ci SHARE=$(SHARE) KERNEL=$(BETWEEN) SUITE=$(DIFFER)
+else
+	@$(KERNELS)
+endif
 
 # The same with what is the newest build of each series now.
 kernels-update: setup-kernels
