@@ -29,7 +29,7 @@ fn events_are_followed_until_the_instance_ends() {
     let (code, text, stderr) = lab.run(&["events", "--all", "--count", "1"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     let (time, _) = text.split_once(' ').expect("a time comes first");
-    assert!(text.lines().count() == 1 && time.ends_with('Z') && time.len() == 24, "{text}");
+    assert!(text.lines().count() == 1 && time.ends_with('Z') && time.len() == 27, "{text}");
 
     let mut follower = lab.balancer.enter(|| {
         let arguments = ["events", "--json", "--all"];
