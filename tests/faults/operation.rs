@@ -135,7 +135,12 @@ impl Wanted {
 fn settings(random: &mut Random, service: Service) -> Service {
     let seconds = Duration::from_secs;
     let (idle, closing) = (*random.pick(&[30, 120, 7200]), *random.pick(&[10, 60]));
-    service.sticky(random.chance(30)).idle(seconds(idle)).closing(seconds(closing))
+    // What packets do shall not depend on how long ago the last change was.
+    service
+        .sticky(random.chance(30))
+        .idle(seconds(idle))
+        .closing(seconds(closing))
+        .transition(Duration::ZERO)
 }
 
 /// Some destinations, these among them.

@@ -1,6 +1,7 @@
 //! What can be seen of a data plane, in lines that can be compared.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use libbpf_rs::MapCore;
 use libbpf_rs::MapFlags;
@@ -26,7 +27,8 @@ pub fn keys() -> impl Iterator<Item = Service> {
         IpAddr::from([0xfd00, 0x100, 0, 0, 0, 0, 0, 2]),
     ];
     vips.into_iter().flat_map(|vip| {
-        let tcp = [80, 443, 8000, 8080, 9000].map(|port| Service::tcp(vip, port));
+        let tcp = [80, 443, 8000, 8080, 9000]
+            .map(|port| Service::tcp(vip, port).transition(Duration::ZERO));
         tcp.into_iter().chain([Service::udp(vip, 53)])
     })
 }

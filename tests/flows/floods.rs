@@ -349,7 +349,7 @@ fn a_million_sources_move_no_flow_that_lives() {
         flood.service = flood.service.clone().new_flows(MAX_NEW_FLOWS).transition(Duration::ZERO);
         let mut other = flood.service.clone();
         other.port = 81;
-        let all = servers(3..40);
+        let all = servers(3..20);
         for service in [&flood.service, &other] {
             flood.dataplane.serve(service, &all);
         }

@@ -74,6 +74,8 @@ fn whatever_was_half_done_is_made_whole() {
         for kill in 0..share(KILLS) {
             let mut balance = start();
             change(&mut balance, &lab, &mut random);
+            // It has begun.
+            balance.expect("ok", 12 * PATIENCE);
             thread::sleep(Duration::from_micros(random.below(60_000) as u64));
             // Dropping it kills it.
             drop(balance);
