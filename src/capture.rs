@@ -60,7 +60,8 @@ impl Capture {
     /// # Errors
     ///
     /// When an option is wrong, the instance is captured by four already, the kernel
-    /// has no room for buffers, or the process lacks CAP_BPF or CAP_PERFMON.
+    /// has no room for buffers, or the process lacks CAP_BPF or CAP_PERFMON (on
+    /// Debian CAP_SYS_ADMIN, as long as `kernel.perf_event_paranoid` is 3).
     pub fn new(instance: &Instance, options: CaptureOptions) -> Result<Self> {
         options.validate()?;
         let mut missing = host::missing_capabilities();

@@ -127,8 +127,10 @@ pub enum Error {
     Netlink { request: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
     /// There is no such reason, or captures do not see it.
     UnknownReason { reason: String, known: Vec<&'static str> },
-    /// The kernel gave no buffers for frames.
-    CaptureBuffers { source: Box<dyn std::error::Error + Send + Sync> },
+    /// The kernel gave no buffers for frames. `restriction` is the sysctl
+    /// `kernel.perf_event_paranoid` where it is over 2, the most that Linux itself
+    /// knows: Debian then takes CAP_SYS_ADMIN.
+    CaptureBuffers { source: Box<dyn std::error::Error + Send + Sync>, restriction: Option<u32> },
     /// The instance that a capture is of has ended, or has another program.
     InstanceEnded { instance: String },
     /// A system call failed.
@@ -331,10 +333,16 @@ impl fmt::Display for Error {
             Self::UnknownReason { reason, known } => {
                 write!(f, "`{reason}` is no reason to capture; there are {}", known.join(", "))
             }
-            Self::CaptureBuffers { source } => write!(
+            Self::CaptureBuffers { source, restriction: None } => write!(
                 f,
                 "no buffers for captured frames: {source}; it takes CAP_PERFMON, and memory \
                  that the process may lock (`ulimit -l`): a smaller snaplen takes less"
+            ),
+            Self::CaptureBuffers { source, restriction: Some(level) } => write!(
+                f,
+                "no buffers for captured frames: {source}; kernel.perf_event_paranoid is \
+                 {level}, with which it can take CAP_SYS_ADMIN: have that, or set it to 2 \
+                 (`sysctl kernel.perf_event_paranoid=2`), where CAP_PERFMON is enough"
             ),
             Self::InstanceEnded { instance } => write!(
                 f,
@@ -358,7 +366,7 @@ impl std::error::Error for Error {
             | Self::System { source, .. } => Some(source),
             Self::Load { source }
             | Self::Netlink { source, .. }
-            | Self::CaptureBuffers { source } => Some(source.as_ref()),
+            | Self::CaptureBuffers { source, .. } => Some(source.as_ref()),
             _ => None,
         }
     }

@@ -214,6 +214,14 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     .collect()
 }
 
+/// What the host asks of who opens perf events (sysctl kernel.perf_event_paranoid).
+/// Linux knows up to 2, all of which CAP_PERFMON overrides; Debian's and Ubuntu's
+/// kernels know more.
+pub(crate) fn perf_event_paranoid() -> Option<u32> {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?;
+    level.trim().parse().ok()
+}
+
 /// The inode number of the network namespace that the thread is in
 /// (namespaces(7)), which no other one has meanwhile; 0 where it is not told.
 pub(crate) fn network_namespace() -> Result<u64> {

@@ -43,6 +43,7 @@ use super::types::octets;
 use super::types::record;
 use crate::Error;
 use crate::Result;
+use crate::host;
 
 /// The skeleton that libbpf-cargo makes of `bpf/capture.bpf.c`.
 #[allow(unsafe_code, unused_imports, rust_2018_idioms, missing_docs, clippy::all)]
@@ -353,7 +354,13 @@ fn buffer(
             received.lock().unwrap_or_else(PoisonError::into_inner).extend(frame);
         })
         .build()
-        .map_err(|error| Error::CaptureBuffers { source: error.into() })
+        .map_err(|error| Error::CaptureBuffers {
+            restriction: (error.kind() == libbpf_rs::ErrorKind::PermissionDenied)
+                .then(host::perf_event_paranoid)
+                .flatten()
+                .filter(|level| *level > 2),
+            source: error.into(),
+        })
 }
 
 /// A power of two.
