@@ -22,6 +22,9 @@ prepare() {
 	mkdir -m 1777 "$TMPDIR"
 	mkdir "$HOME"
 	mount -t bpf bpf /sys/fs/bpf
+	# Terminals.
+	mkdir -p /dev/pts
+	mountpoint -q /dev/pts || mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 	ip link set lo up
 	sysctl -qw net.core.bpf_jit_enable=1
 	modprobe --dirname "$work/$kernel" --all veth bridge
