@@ -274,6 +274,14 @@ static __always_inline bool flow_unlikely(struct packet *p)
 	return is_syn(p) || p->cpu->misses > MISSES_MANY;
 }
 
+/* Whether a flow of this destination has not been silent for too long. */
+static __always_inline bool flow_lasts(struct packet *p,
+				       struct xvs_destination *d, __u32 meta)
+{
+	return flow_silence(p, meta) <=
+	       (meta & XVS_FLOW_CLOSING ? d->closing : d->idle);
+}
+
 /* The flow's destination while the flow lives, or NULL. */
 static __always_inline struct xvs_destination *flow_find(struct packet *p,
 							 struct flow *flow)
@@ -299,12 +307,7 @@ static __always_inline struct xvs_destination *flow_find(struct packet *p,
 			d = flow_look(p, flow, flow_start2(flow), tags);
 		}
 	}
-	if (!d)
-		return NULL;
-	if (flow_silence(p, flow->meta) >
-	    (flow->meta & XVS_FLOW_CLOSING ? d->closing : d->idle))
-		return NULL;
-	return d;
+	return d && flow_lasts(p, d, flow->meta) ? d : NULL;
 }
 
 static __always_inline bool flow_takes_syn(struct packet *p, struct flow *flow)

@@ -206,10 +206,7 @@ static __always_inline bool flow_lives(struct packet *p, __u64 owner,
 	struct xvs_destination *d;
 
 	d = bpf_map_lookup_elem(&destinations, &slot);
-	if (!d || !d->service)
-		return false;
-	return flow_silence(p, meta) <=
-	       (meta & XVS_FLOW_CLOSING ? d->closing : d->idle);
+	return d && d->service && flow_lasts(p, d, meta);
 }
 
 /* Takes the place of another flow, unless all have as much right to stay. */

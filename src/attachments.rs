@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::Error;
 use crate::Event;
 use crate::Mode;
+use crate::Options;
 use crate::Result;
 use crate::bpf::Attachment;
 use crate::bpf::Dataplane;
@@ -78,13 +79,20 @@ struct Attached {
 #[derive(Debug)]
 pub(crate) struct Manner {
     /// In the stack, not in drivers.
-    pub(crate) generic: bool,
+    generic: bool,
     /// Between one member of a bond and the next.
-    pub(crate) pause: Duration,
+    pause: Duration,
     /// Whether the links are pinned.
-    pub(crate) pins: bool,
+    pins: bool,
     /// The pinned links that another process has left.
-    pub(crate) left: Vec<(LinkInfo, Attachment)>,
+    left: Vec<(LinkInfo, Attachment)>,
+}
+
+impl Manner {
+    /// As the options say.
+    pub(crate) fn new(options: &Options, generic: bool, left: Vec<(LinkInfo, Attachment)>) -> Self {
+        Self { generic, pause: options.attach_pause, pins: options.persist.pins(), left }
+    }
 }
 
 /// What came of following the interfaces.

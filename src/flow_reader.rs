@@ -1,6 +1,5 @@
 //! News of flows, for other balancers.
 
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -10,23 +9,15 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::poll::PollFd;
-use nix::poll::PollFlags;
-use nix::poll::PollTimeout;
-use nix::poll::poll;
-
 use crate::Error;
 use crate::FlowRecord;
-use crate::FlowState;
 use crate::Instance;
-use crate::Protocol;
 use crate::Result;
-use crate::ServiceKey;
 use crate::bpf::NewsRing;
 use crate::bpf::StoredFlow;
 use crate::clock::duration;
 use crate::clock::now_tick;
+use crate::readable::wait_readable;
 
 /// Reads what has become of flows, for other balancers; see
 /// [`Client::flow_reader`](crate::Client::flow_reader).
@@ -96,13 +87,9 @@ impl FlowReader {
     }
 
     fn wait(&self, time: Option<Duration>) -> Result<()> {
-        // Rounded up: it is not to be asked in a circle when less than 1 ms is left.
-        let time = time.map(|time| time.saturating_add(Duration::from_micros(999)));
-        let timeout = time.and_then(|time| PollTimeout::try_from(time).ok());
-        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, timeout.unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(Error::System { call: "poll", source: errno.into() }),
+        match wait_readable(self, time) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(Error::System { call: "poll", source }),
         }
     }
 }
@@ -122,22 +109,16 @@ impl Drop for FlowReader {
 impl Instance {
     /// A flow as other balancers are told of it, unless its destination is gone.
     pub(crate) fn flow_record(&self, flow: &StoredFlow, now: u32) -> Option<FlowRecord> {
-        let key = &flow.key;
-        let service = ServiceKey {
-            address: key.destination,
-            port: key.destination_port,
-            protocol: Protocol::from_number(key.protocol)?,
-        };
+        let service = flow.service()?;
         let generation = flow.destination.generation;
         let destination = self.destination_address(flow.slot, generation)?;
         // What was read before was all of one destination.
         let still = self.maps.destinations.read(flow.slot).generation == generation;
-        let source = SocketAddr::new(key.source, key.source_port);
         still.then_some(FlowRecord {
-            state: if flow.closing() { FlowState::Closing } else { FlowState::Open },
+            state: flow.state(),
             seen: flow.age() as u8 + 1,
             idle: duration(flow.silence(now)),
-            ..FlowRecord::new(source, service, destination)
+            ..FlowRecord::new(flow.source(), service, destination)
         })
     }
 }

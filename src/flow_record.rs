@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::FlowState;
 use crate::Protocol;
 use crate::ServiceKey;
+use crate::bpf::address_octets;
+use crate::bpf::octets_address;
 use crate::hash::HashKey;
 use crate::hash::siphash13;
 
@@ -91,9 +92,9 @@ impl FlowRecord {
         octets[4..8].copy_from_slice(&known.to_be_bytes());
         octets[8..10].copy_from_slice(&self.source.port().to_be_bytes());
         octets[10..12].copy_from_slice(&self.service.port.to_be_bytes());
-        octets[16..32].copy_from_slice(&mapped(self.source.ip()));
-        octets[32..48].copy_from_slice(&mapped(self.service.address));
-        octets[48..].copy_from_slice(&mapped(self.destination));
+        octets[16..32].copy_from_slice(&address_octets(self.source.ip()));
+        octets[32..48].copy_from_slice(&address_octets(self.service.address));
+        octets[48..].copy_from_slice(&address_octets(self.destination));
         let checksum = checksum(&octets);
         octets[CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
         octets
@@ -235,17 +236,9 @@ impl fmt::Display for RecordError {
 
 impl std::error::Error for RecordError {}
 
-fn mapped(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
 /// The address of the first 16 octets, of which there are so many.
 fn address(octets: &[u8]) -> IpAddr {
-    let octets: [u8; 16] = octets.first_chunk().copied().unwrap_or_default();
-    Ipv6Addr::from(octets).to_canonical()
+    octets_address(octets.first_chunk().copied().unwrap_or_default())
 }
 
 fn checksum(octets: &[u8; FlowRecord::LENGTH]) -> u32 {

@@ -112,18 +112,13 @@ impl Instance {
 
     /// A flow as the types of the API.
     pub(crate) fn flow(&self, flow: &StoredFlow, now: u32) -> Option<Flow> {
-        let key = &flow.key;
         Some(Flow {
-            source: SocketAddr::new(key.source, key.source_port),
-            service: ServiceKey {
-                address: key.destination,
-                port: key.destination_port,
-                protocol: Protocol::from_number(key.protocol)?,
-            },
+            source: flow.source(),
+            service: flow.service()?,
             destination: self.destination_address(flow.slot, flow.destination.generation),
-            state: if flow.closing() { FlowState::Closing } else { FlowState::Open },
+            state: flow.state(),
             idle: duration(flow.silence(now)),
-            age: match flow.later_ticks() {
+            age: match flow.age() {
                 0 => FlowAge::Once,
                 1 => FlowAge::Twice,
                 2 => FlowAge::Thrice,

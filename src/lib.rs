@@ -57,6 +57,7 @@ mod ports;
 mod prefix;
 mod probe;
 mod probe_link;
+mod readable;
 mod routing;
 mod service;
 mod sharing;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::Event;
-use crate::OnExit;
 use crate::Options;
 use crate::Prefix;
 use crate::Result;
@@ -85,7 +84,7 @@ impl ProbeLink {
                 _ => None,
             },
         };
-        let pins = options.persist != OnExit::Detach;
+        let pins = options.persist.pins();
         let stays = left.is_some();
         let mut link = Self { maps, net: Net::new()?, wanted, present: None, pins, stays };
         let ends = match left {

@@ -10,7 +10,6 @@ use crate::Error;
 use crate::Event;
 use crate::Instance;
 use crate::Mode;
-use crate::OnExit;
 use crate::Options;
 use crate::PutBack;
 use crate::Result;
@@ -99,12 +98,7 @@ fn start_anew(
         let maps = Arc::new(maps);
         let record = InstanceRecord { started_ns: now_ns(), ..Default::default() };
         let () = describe(&maps, options, settings, record)?;
-        let manner = Manner {
-            generic: mode == Mode::Generic,
-            pause: options.attach_pause,
-            pins: options.persist != OnExit::Detach,
-            left: Vec::new(),
-        };
+        let manner = Manner::new(options, mode == Mode::Generic, Vec::new());
         let shared = Arc::clone(&maps);
         let attachments =
             Attachments::new(dataplane, shared, manner, &mut ports, &observed, events)?;
@@ -145,12 +139,7 @@ fn take_over(
     let (dataplane, maps) = Dataplane::load(&sizes(options, settings)?, directory)?;
     let maps = Arc::new(maps);
     events.log_to(Arc::clone(&maps));
-    let manner = Manner {
-        generic,
-        pause: options.attach_pause,
-        pins: options.persist != OnExit::Detach,
-        left: left.links,
-    };
+    let manner = Manner::new(options, generic, left.links);
     let shared = Arc::clone(&maps);
     let attachments =
         match Attachments::new(dataplane, shared, manner, &mut ports, &observed, events) {

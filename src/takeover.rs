@@ -106,6 +106,11 @@ impl Left {
 }
 
 impl OnExit {
+    /// Whether the links are pinned, so that they outlive the process.
+    pub(crate) fn pins(self) -> bool {
+        self != Self::Detach
+    }
+
     /// As the instance's record has it.
     pub(crate) fn keep_ns(self) -> u64 {
         match self {

@@ -22,11 +22,6 @@ use libbpf_rs::PerfBuffer;
 use libbpf_rs::PerfBufferBuilder;
 use libbpf_rs::skel::OpenSkel;
 use libbpf_rs::skel::SkelBuilder;
-use nix::errno::Errno;
-use nix::poll::PollFd;
-use nix::poll::PollFlags;
-use nix::poll::PollTimeout;
-use nix::poll::poll;
 
 use self::skeleton::CaptureSkelBuilder;
 use self::skeleton::types::xvs_capture as CaptureRecord;
@@ -44,6 +39,7 @@ use super::types::record;
 use crate::Error;
 use crate::Result;
 use crate::host;
+use crate::readable::wait_readable;
 
 /// The skeleton that libbpf-cargo makes of `bpf/capture.bpf.c`.
 #[allow(unsafe_code, unused_imports, rust_2018_idioms, missing_docs, clippy::all)]
@@ -260,11 +256,8 @@ impl CaptureBuffers {
     /// The frames that have come, by time; waits for one.
     pub(crate) fn frames(&self, timeout: Duration) -> Result<Vec<CapturedFrame>> {
         if !timeout.is_zero() {
-            let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.fd(), PollFlags::POLLIN)], timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(Error::System { call: "poll", source: errno.into() }),
-            }
+            let waited = wait_readable(&self.fd(), Some(timeout));
+            let _ = waited.map_err(|source| Error::System { call: "poll", source })?;
         }
         // Whether a buffer has something is told once, to whoever waits for it; so all
         // of them are looked into.

@@ -14,6 +14,7 @@ use super::flows::SEEN;
 use super::flows::SLOT;
 use super::flows::Spot;
 use super::flows::StoredFlow;
+use super::flows::age;
 use super::flows::silence;
 use super::flows::tag_shift;
 use super::types::*;
@@ -225,7 +226,7 @@ impl StoredFlow {
 
 /// How well a place can be taken from its flow, as `flow_rank` has it.
 const fn rank(meta: u32, now: u32) -> u64 {
-    let age = if meta & CLOSING == 0 { meta / AGE % 4 } else { 0 };
+    let age = if meta & CLOSING == 0 { age(meta) } else { 0 };
     (silence(meta, now) as u64 + 1) << (RANK_SHIFT - RANK_AGE * age)
 }
 

@@ -4,12 +4,16 @@
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use super::Maps;
 use super::types::*;
+use crate::FlowState;
+use crate::Protocol;
+use crate::ServiceKey;
 use crate::hash::FlowHash;
 use crate::hash::HashKey;
 use crate::hash::Tuple;
@@ -56,19 +60,33 @@ impl StoredFlow {
         self.meta & FlowMeta::XVS_FLOW_CLOSING.0 != 0
     }
 
-    /// In how many later ticks than its first packets came, 3 for any more.
-    pub(crate) const fn later_ticks(&self) -> u32 {
-        (self.meta / FlowMeta::XVS_FLOW_AGE.0) & FlowMeta::XVS_FLOW_AGE_MAX.0
-    }
-
     /// The ticks since its last packet, which may have come after `now`.
     pub(crate) const fn silence(&self, now: u32) -> u32 {
         silence(self.meta, now)
     }
 
-    /// In how many later ticks packets came, at most [`FlowMeta::XVS_FLOW_AGE_MAX`].
+    /// In how many later ticks than its first packets came, 3 for any more.
     pub(crate) const fn age(&self) -> u32 {
-        self.meta / FlowMeta::XVS_FLOW_AGE.0 % 4
+        age(self.meta)
+    }
+
+    /// The service's key; none if its protocol is none that is balanced.
+    pub(crate) fn service(&self) -> Option<ServiceKey> {
+        Some(ServiceKey {
+            address: self.key.destination,
+            port: self.key.destination_port,
+            protocol: Protocol::from_number(self.key.protocol)?,
+        })
+    }
+
+    /// The client.
+    pub(crate) const fn source(&self) -> SocketAddr {
+        SocketAddr::new(self.key.source, self.key.source_port)
+    }
+
+    /// How far it is.
+    pub(crate) const fn state(&self) -> FlowState {
+        if self.closing() { FlowState::Closing } else { FlowState::Open }
     }
 
     /// The ticks that it may be silent.
@@ -81,6 +99,11 @@ impl StoredFlow {
 pub(super) const fn silence(meta: u32, now: u32) -> u32 {
     let silence = now.wrapping_sub(meta) & SEEN;
     if silence > SEEN - AHEAD { 0 } else { silence }
+}
+
+/// In how many later ticks packets of a flow came, by what is known of it.
+pub(super) const fn age(meta: u32) -> u32 {
+    (meta / FlowMeta::XVS_FLOW_AGE.0) & FlowMeta::XVS_FLOW_AGE_MAX.0
 }
 
 /// The words from a place of IPv6 on to its client's address, which is behind all places of

@@ -118,6 +118,12 @@ impl Maps {
         identity(&self.folder).is_ok_and(|pins| pins == self.pins)
     }
 
+    /// The number of the event that is at an index of the log.
+    pub(crate) fn event_number(&self, index: u32) -> u64 {
+        const WORD: usize = offset_of!(EventRecord, number) / size_of::<u64>();
+        self.event_log.words(index)[WORD].load(Ordering::Acquire)
+    }
+
     /// Has all CPUs find that a service's last flows were stored in this tick, while they
     /// count beside that.
     pub(crate) fn end_inflows(&self, service: u32, tick: u32) {

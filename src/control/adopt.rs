@@ -22,7 +22,6 @@ use super::transition::Transition;
 use crate::DestinationStatus;
 use crate::MAX_WEIGHT;
 use crate::Mac;
-use crate::Protocol;
 use crate::Result;
 use crate::Service;
 use crate::ServiceKey;
@@ -252,12 +251,7 @@ impl Control {
             self.maps.service_hints.write(gate::hint_index(*key), &u64::from(balanced.id));
         }
         for record in self.maps.service_ids.keys() {
-            let key = Protocol::from_number(record.protocol).map(|protocol| ServiceKey {
-                address: octets_address(record.address),
-                port: u16::from_be(record.port),
-                protocol,
-            });
-            if key.is_none_or(|key| !self.services.contains_key(&key)) {
+            if record.key().is_none_or(|key| !self.services.contains_key(&key)) {
                 let () = self.maps.service_ids.remove(&record)?;
             }
         }

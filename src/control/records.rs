@@ -7,6 +7,7 @@ use super::Target;
 use super::ways::checksum_code;
 use super::ways::way_record;
 use crate::DestinationStatus;
+use crate::Protocol;
 use crate::ServiceKey;
 use crate::VlanStatus;
 use crate::bpf::DestinationInfo;
@@ -18,6 +19,7 @@ use crate::bpf::StatusCode;
 use crate::bpf::VlanCode;
 use crate::bpf::WayRecord;
 use crate::bpf::address_octets;
+use crate::bpf::octets_address;
 use crate::clock::ticks;
 use crate::vlans::VlanPrefix;
 
@@ -134,6 +136,17 @@ impl Control {
             status: prefix.status(&self.ports, &self.observed).code(),
             ..Default::default()
         }
+    }
+}
+
+impl ServiceKeyRecord {
+    /// The reverse of [`key_record`]; none if the protocol is none that is balanced.
+    pub(crate) fn key(&self) -> Option<ServiceKey> {
+        Some(ServiceKey {
+            address: octets_address(self.address),
+            port: u16::from_be(self.port),
+            protocol: Protocol::from_number(self.protocol)?,
+        })
     }
 }
 

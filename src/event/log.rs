@@ -10,8 +10,6 @@ use std::time::SystemTime;
 use super::Event;
 use crate::Instance;
 use crate::Prefix;
-use crate::Protocol;
-use crate::ServiceKey;
 use crate::bpf::EventKind;
 use crate::bpf::EventRecord;
 use crate::bpf::Maps;
@@ -95,7 +93,7 @@ impl EventReader {
                 continue;
             }
             // It may have been written over while it was read.
-            if record.number > self.next || log.read(index).number != self.next {
+            if record.number > self.next || self.maps.event_number(index) != self.next {
                 let oldest = oldest(&self.maps, newest(&self.maps)).max(self.next + 1);
                 let dropped = oldest - self.next;
                 self.next = oldest;
@@ -113,7 +111,7 @@ impl EventReader {
 /// The number of the last event; 0 before the first one.
 fn newest(maps: &Maps) -> u64 {
     let records = 0..maps.event_log.len();
-    records.map(|index| maps.event_log.read(index).number).max().unwrap_or(0)
+    records.map(|index| maps.event_number(index)).max().unwrap_or(0)
 }
 
 /// The number of the oldest event that is kept when this one is the newest.
@@ -242,11 +240,7 @@ fn encode(event: &Event) -> EventRecord {
 fn decode(record: &EventRecord) -> Option<Event> {
     let address = octets_address(record.address);
     let interface = text(&record.interface);
-    let service = Protocol::from_number(record.service.protocol).map(|protocol| ServiceKey {
-        address: octets_address(record.service.address),
-        port: u16::from_be(record.service.port),
-        protocol,
-    });
+    let service = record.service.key();
     Some(match record.kind {
         EventKind::XVS_EVENT_GENERIC_MODE => {
             Event::GenericMode { interface, reason: text(&record.text) }
@@ -310,6 +304,8 @@ mod tests {
     use super::*;
     use crate::DestinationStatus;
     use crate::Offload;
+    use crate::Protocol;
+    use crate::ServiceKey;
     use crate::VlanStatus;
 
     /// Events of every kind, and of every value of what their kinds tell.

@@ -18,10 +18,6 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::getsockopt_impl;
 use nix::libc;
-use nix::poll::PollFd;
-use nix::poll::PollFlags;
-use nix::poll::PollTimeout;
-use nix::poll::poll;
 // What `sockopt_impl` makes uses them.
 use nix::setsockopt_impl;
 use nix::sockopt_impl;
@@ -35,6 +31,7 @@ use super::icmp::ipv4;
 use super::icmp::open_v4;
 use super::icmp::open_v6;
 use super::icmp::sum;
+use crate::readable::wait_readable;
 
 /// Types of RFC 792 and RFC 4443.
 const ECHO_REPLY: u8 = 0;
@@ -165,12 +162,8 @@ fn wait(fd: &impl AsFd, end: Instant) -> io::Result<bool> {
         if left.is_zero() {
             return Ok(false);
         }
-        // Rounded up, lest it spins in the last millisecond.
-        let left = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], left) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(errno) => return Err(errno.into()),
+        if wait_readable(fd, Some(left))? {
+            return Ok(true);
         }
     }
 }
