@@ -5,6 +5,7 @@ mod pcapng;
 mod text;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
@@ -222,22 +223,22 @@ impl Output {
                     written => written.with_context(|| path.clone()),
                 }
             }
-            Self::Text => {
-                let mut out = io::stdout().lock();
-                for frame in frames {
-                    writeln!(out, "{}", text::line(frame, names.name(frame.interface)))?;
-                }
-                Ok(())
-            }
-            Self::Json => {
-                let mut out = io::stdout().lock();
-                for frame in frames {
-                    writeln!(out, "{}", text::object(frame, names.name(frame.interface)))?;
-                }
-                Ok(())
-            }
+            Self::Text => print_lines(frames, names, text::line),
+            Self::Json => print_lines(frames, names, text::object),
         }
     }
+}
+
+fn print_lines<T: Display>(
+    frames: &[Frame],
+    names: &mut Names<'_>,
+    line: impl Fn(&Frame, &str) -> T,
+) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for frame in frames {
+        writeln!(out, "{}", line(frame, names.name(frame.interface)))?;
+    }
+    Ok(())
 }
 
 /// Clients' data is for its owner alone.

@@ -15,6 +15,7 @@ use xvs::Since;
 use crate::balance::seconds;
 use crate::global::Global;
 use crate::global::runs;
+use crate::output;
 use crate::words;
 
 /// Print the events of a running instance as they come
@@ -64,7 +65,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         }
         out.flush()?;
         if !runs {
-            let _ = writeln!(io::stderr(), "xvsctl: instance `{}` has ended", global.instance);
+            global.tell_ended();
             return Ok(ExitCode::SUCCESS);
         }
         if time == Some(Duration::ZERO) {
@@ -75,8 +76,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
 
 fn timed_object(time: SystemTime, event: &Event) -> Value {
     let mut object = object(event);
-    let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    object["time"] = time.as_secs_f64().into();
+    object["time"] = output::time(time);
     object
 }
 

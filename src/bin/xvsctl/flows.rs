@@ -167,13 +167,7 @@ pub fn print_table(flows: &[Flow], out: &mut impl Write) -> io::Result<()> {
         })
         .collect();
     let headings = ["SOURCE", "SERVICE", "DESTINATION", "STATE", "AGE", "IDLE"];
-    let mut widths = headings.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
-    let [a, b, c, d, e, _] = widths;
+    let [a, b, c, d, e, _] = output::widths(headings, &rows);
     let mut line = |[source, service, destination, state, age, idle]: [&str; 6]| {
         writeln!(out, "{source:a$}  {service:b$}  {destination:c$}  {state:d$}  {age:e$}  {idle}")
     };

@@ -75,6 +75,11 @@ impl Global {
             Err(_) => error.into(),
         }
     }
+
+    /// Tells that the instance has ended, to whoever was following it.
+    pub fn tell_ended(&self) {
+        let _ = writeln!(io::stderr(), "xvsctl: instance `{}` has ended", self.instance);
+    }
 }
 
 /// Whether an instance runs still: its pins are there, and its process is, or it goes on

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::io::Write;
+use std::time::SystemTime;
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
@@ -43,6 +44,22 @@ pub fn print_table(out: &mut impl Write, table: &Table) -> io::Result<()> {
 /// A value, or that there is none.
 pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// A moment in JSON: seconds since 1970.
+pub fn time(time: SystemTime) -> Value {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64().into()
+}
+
+/// How wide columns are that have these headings and rows, by octets.
+pub fn widths<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> [usize; N] {
+    let mut widths = headings.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.len().max(*width);
+        }
+    }
+    widths
 }
 
 /// What interfaces are called: as the instance knows its own, and as this

@@ -21,6 +21,7 @@ use crate::balance::input::Signals;
 use crate::balance::seconds;
 use crate::global::Global;
 use crate::global::runs;
+use crate::output;
 use crate::words;
 use lines::Size;
 use lines::lines;
@@ -78,7 +79,7 @@ pub fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         if !runs(&instance) {
             // The message is not for the screen that goes.
             drop(output);
-            let _ = writeln!(io::stderr(), "xvsctl: instance `{}` has ended", global.instance);
+            global.tell_ended();
             return Ok(ExitCode::SUCCESS);
         }
         before = after;
@@ -133,7 +134,6 @@ fn title(top: &Top, instance: &Instance) -> xvs::Result<String> {
 }
 
 fn object(top: &Top) -> Value {
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let services: Vec<Value> = top
         .services
         .iter()
@@ -152,7 +152,7 @@ fn object(top: &Top) -> Value {
         .collect();
     json!({
         "type": "top",
-        "time": time.as_secs_f64(),
+        "time": output::time(SystemTime::now()),
         "interval_seconds": top.interval.as_secs_f64(),
         "rates": rates_object(&top.total),
         "services": services,

@@ -2,15 +2,13 @@
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
-use std::time::Duration;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
 use serde_json::json;
 use xvs::Frame;
 
 use super::packet::Packet;
+use crate::output;
 use crate::words;
 
 /// Time, interface, reason, verdict, what is in the frame, and its length.
@@ -37,7 +35,7 @@ pub fn object(frame: &Frame, interface: &str) -> Value {
     let ports = packet.and_then(|packet| packet.ports);
     json!({
         "type": "frame",
-        "time": since_epoch(frame.time).as_secs_f64(),
+        "time": output::time(frame.time),
         "interface": interface,
         "interface_index": frame.interface,
         "reason": frame.reason,
@@ -58,8 +56,4 @@ fn end((address, port): (IpAddr, Option<u16>)) -> String {
 
 fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
-}
-
-fn since_epoch(time: SystemTime) -> Duration {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 
 use super::rates::Rates;
 use super::rates::Top;
+use crate::output;
 
 /// The room that there is for lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +25,7 @@ pub fn lines(title: &str, top: &Top, size: Size) -> Vec<String> {
         rows.extend(destinations.map(|(address, rates)| row(&format!("  {address}"), rates)));
     }
     let headings = ["", "PACKETS/S", "BITS/S", "FLOWS/S", "SYN/S", "LIVE", "REFUSED/S", ""];
-    let headings = headings.map(str::to_owned);
-    let mut widths = headings.each_ref().map(String::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
+    let widths = output::widths(headings, &rows);
     let line = |row: &[String; 8]| {
         let [name, .., reasons] = row;
         let mut line = format!("{name:0$}", widths[0]);
@@ -39,7 +34,7 @@ pub fn lines(title: &str, top: &Top, size: Size) -> Vec<String> {
         }
         format!("{line}  {reasons}")
     };
-    let mut lines = vec![title.to_owned(), line(&headings)];
+    let mut lines = vec![title.to_owned(), line(&headings.map(str::to_owned))];
     lines.extend(rows.iter().map(line));
     if lines.len() > size.height {
         let kept = size.height.saturating_sub(1);
