@@ -360,65 +360,66 @@ fn fill(
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A full table takes no flow that has not more right than one that is there.
-#[test]
-fn flows_that_are_known_well_stay() {
+/// Calls the closure for a service of each family, with one server, and few places for
+/// flows.
+fn with_few_places(test: impl Fn(&Dataplane, &Service) + Sync) {
     for vip in VIPS {
         Dataplane::with(
             |options| options.flows(1_024),
             |dataplane| {
                 let service = Service::tcp(vip, 80);
                 dataplane.serve(&service, &servers(vip, [3]));
-                let places = u64::from(dataplane.tables.places());
-                let count = || {
-                    let flows = dataplane.client.instance().flows(usize::MAX);
-                    flows.expect("flows").len() as u64
-                };
-                // Hardly a place is left.
-                let known = (4, MINUTE);
-                let full = fill(dataplane, &service, 0, known).stored
-                    + fill(dataplane, &service, 10_000, known).stored;
-                assert!(full * 100 >= places * 98, "{full} of {places}");
-                assert_eq!(count(), full);
-
-                // A flow is not replaced before it was silent for 70 minutes.
-                for (first, known) in [(20_000, (1, Duration::ZERO)), (30_000, (4, 2 * MINUTE))] {
-                    let before = count();
-                    let new = fill(dataplane, &service, first, known);
-                    assert_eq!(new.stored + new.no_room, places, "{new:?}");
-                    assert_eq!(count(), before + new.stored, "none was replaced");
-                }
-                let old = (4, 90 * MINUTE);
-                let before = count();
-                let new = fill(dataplane, &service, 40_000, old);
-                assert_eq!(count(), before + new.stored, "none was replaced");
+                test(dataplane, &service);
             },
         );
     }
 }
 
+/// A full table takes no flow that has not more right than one that is there.
+#[test]
+fn flows_that_are_known_well_stay() {
+    with_few_places(|dataplane, service| {
+        let places = u64::from(dataplane.tables.places());
+        let count = || {
+            let flows = dataplane.client.instance().flows(usize::MAX);
+            flows.expect("flows").len() as u64
+        };
+        // Hardly a place is left.
+        let known = (4, MINUTE);
+        let full = fill(dataplane, service, 0, known).stored
+            + fill(dataplane, service, 10_000, known).stored;
+        assert!(full * 100 >= places * 98, "{full} of {places}");
+        assert_eq!(count(), full);
+
+        // A flow is not replaced before it was silent for 70 minutes.
+        for (first, known) in [(20_000, (1, Duration::ZERO)), (30_000, (4, 2 * MINUTE))] {
+            let before = count();
+            let new = fill(dataplane, service, first, known);
+            assert_eq!(new.stored + new.no_room, places, "{new:?}");
+            assert_eq!(count(), before + new.stored, "none was replaced");
+        }
+        let old = (4, 90 * MINUTE);
+        let before = count();
+        let new = fill(dataplane, service, 40_000, old);
+        assert_eq!(count(), before + new.stored, "none was replaced");
+    });
+}
+
 /// Of flows that were seen once, a minute ago, each goes for one that was seen since.
 #[test]
 fn flows_with_less_right_go() {
-    for vip in VIPS {
-        Dataplane::with(
-            |options| options.flows(1_024),
-            |dataplane| {
-                let service = Service::tcp(vip, 80);
-                dataplane.serve(&service, &servers(vip, [3]));
-                let places = u64::from(dataplane.tables.places());
-                fill(dataplane, &service, 0, (1, MINUTE));
-                fill(dataplane, &service, 10_000, (1, MINUTE));
-                let new = fill(dataplane, &service, 20_000, (2, Duration::ZERO));
-                // But where all eight places have such flows already.
-                assert!(new.stored * 100 >= places * 80, "{new:?} of {places}");
-                let told = dataplane.client.instance().flows(usize::MAX).expect("flows");
-                assert!(told.len() as u64 <= places);
-                let recent = told.iter().filter(|flow| flow.idle < MINUTE / 2).count() as u64;
-                assert_eq!(recent, new.stored);
-            },
-        );
-    }
+    with_few_places(|dataplane, service| {
+        let places = u64::from(dataplane.tables.places());
+        fill(dataplane, service, 0, (1, MINUTE));
+        fill(dataplane, service, 10_000, (1, MINUTE));
+        let new = fill(dataplane, service, 20_000, (2, Duration::ZERO));
+        // But where all eight places have such flows already.
+        assert!(new.stored * 100 >= places * 80, "{new:?} of {places}");
+        let told = dataplane.client.instance().flows(usize::MAX).expect("flows");
+        assert!(told.len() as u64 <= places);
+        let recent = told.iter().filter(|flow| flow.idle < MINUTE / 2).count() as u64;
+        assert_eq!(recent, new.stored);
+    });
 }
 
 /// Whether programs have atomic exchanges: from 5.12 on.
