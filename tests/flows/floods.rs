@@ -261,8 +261,8 @@ fn flows_that_lose_their_place_are_counted() {
         };
         let replaced =
             |flood: &Flood<'_>| flood.dataplane.client.info().expect("info").flows_replaced;
-        flood.packets(500);
-        assert_eq!((held(flood), replaced(flood)), (500, 0), "there is room");
+        flood.packets(250);
+        assert_eq!((held(flood), replaced(flood)), (250, 0), "there is room");
         flood.packets(flood.dataplane.tables.places() as usize);
         // What came in the same tick is as good as what comes.
         wait_for_tick(now() + 2);
@@ -345,7 +345,7 @@ fn a_million_sources_move_no_flow_that_lives() {
     const FLOWS: usize = 10_000;
     const ROUNDS: usize = 10;
     let sources = share(1_000_000);
-    Flood::each(65_536, |flood| {
+    Flood::each(131_072, |flood| {
         flood.service = flood.service.clone().new_flows(MAX_NEW_FLOWS).transition(Duration::ZERO);
         let mut other = flood.service.clone();
         other.port = 81;

@@ -177,7 +177,7 @@ fn a_reader_waits_and_can_be_polled() {
 fn what_two_cpus_tell_arrives() {
     let count = share(8_000) as u32;
     Dataplane::with(
-        |options| options.share_flows(true).flows(65_536),
+        |options| options.share_flows(true).flows(131_072),
         |dataplane| {
             for vip in VIPS {
                 let service = Service::tcp(vip, 80);
