@@ -88,8 +88,8 @@ impl Control {
         }
         self.vips = vips;
         self.publish_all()?;
-        self.refresh();
         self.remember_path_mtus();
+        self.refresh();
         self.keep_tables();
         self.write_all();
         self.rebuild(Duration::MAX);
@@ -348,26 +348,25 @@ impl Control {
         }
     }
 
-    /// Learns the path MTUs of tunnels that the last process had learned: the ways that
-    /// it left take less than they would.
+    /// Learns the path MTUs of tunnels that the last process had learned, before any way
+    /// is written anew: its ways take less than they would.
     fn remember_path_mtus(&mut self) {
         let mut learned = Vec::new();
-        let targets = self.services.values().flat_map(|b| b.targets.values());
-        for target in targets.filter(|target| !target.is_direct()) {
-            let left = self.way_records(target).map(|(way, _)| way.mtu + target.overhead()).min();
-            let found = target.ways.iter().map(|way| way.hop.mtu).min();
-            if let (Some(left), Some(found)) = (left, found)
-                && left < found
-            {
-                learned.push((target.destination.address, left));
+        for Balanced { service, targets, .. } in self.services.values() {
+            for target in targets.values().filter(|target| !target.is_direct()) {
+                let left = self.way_records(target).map(|(way, _)| way.mtu + target.overhead());
+                let (_, ways) = self.resolve(service, &target.destination, &target.ways);
+                let found = ways.iter().map(|way| way.hop.mtu).min();
+                if let (Some(left), Some(found)) = (left.min(), found)
+                    && left < found
+                {
+                    learned.push((target.destination.address, left));
+                }
             }
         }
         let now = Instant::now();
-        for (server, mtu) in &learned {
-            self.path_mtus.learn(*server, *mtu, now);
-        }
-        if !learned.is_empty() {
-            self.refresh();
+        for (server, mtu) in learned {
+            self.path_mtus.learn(server, mtu, now);
         }
     }
 
