@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use xvs::Client;
 use xvs::Destination;
+use xvs::Mode;
 use xvs::OnExit;
 use xvs::Options;
 use xvs::Service;
@@ -93,15 +94,17 @@ pub fn services() -> Vec<Service> {
     VIPS[..2].iter().flat_map(of).collect()
 }
 
-#[test]
-fn a_program_is_replaced_in_place() {
+/// One process after the other, each with its own program.
+fn replaced(mode: Mode, cycles: usize) {
     let lab = Lab::new(5);
-    let options = || lab.options().persist(OnExit::Keep);
+    let options = || lab.options().mode(mode).persist(OnExit::Keep);
     let mut balancer = Some(client(&lab, options()));
     let mut programs = vec![xdp::attached(&lab.lb, "eth0")];
-    under_traffic(&lab, share(CYCLES), || {
+    under_traffic(&lab, cycles, || {
         drop(balancer.take());
-        balancer = Some(client(&lab, options()));
+        let next = client(&lab, options());
+        assert_eq!(next.info().expect("it runs").interfaces[0].mode, mode);
+        balancer = Some(next);
         programs.push(xdp::attached(&lab.lb, "eth0"));
     });
     assert!(!programs.contains(&None), "{programs:?}");
@@ -111,4 +114,14 @@ fn a_program_is_replaced_in_place() {
     assert_eq!(programs.len(), number, "each process brings its own program");
     balancer.expect("the last one").detach().expect("its pins can be removed");
     assert_eq!(xdp::attached(&lab.lb, "eth0"), None);
+}
+
+#[test]
+fn a_program_is_replaced_in_place() {
+    replaced(Mode::Native, share(CYCLES));
+}
+
+#[test]
+fn a_program_in_the_stack_is_replaced_in_place() {
+    replaced(Mode::Generic, share(CYCLES / 5));
 }
