@@ -8,12 +8,17 @@ mod features;
 mod lab;
 #[path = "common/netns.rs"]
 mod netns;
+#[path = "common/random.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod random;
 #[path = "common/server.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod server;
 #[path = "common/sniffer.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod sniffer;
+#[path = "common/stream.rs"]
+mod stream;
 #[path = "common/xdp.rs"]
 mod xdp;
 #[path = "common/xvsctl.rs"]
@@ -24,6 +29,8 @@ mod xvsctl;
 mod bonds;
 #[path = "trunks/devices.rs"]
 mod devices;
+#[path = "trunks/taken_over.rs"]
+mod taken_over;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

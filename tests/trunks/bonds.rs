@@ -35,7 +35,7 @@ use crate::xdp;
 const HELD: usize = 500;
 
 /// A lab on a bond, unless the kernel has none.
-fn lab(backends: usize, bonding: Bonding) -> Option<Lab> {
+pub fn lab(backends: usize, bonding: Bonding) -> Option<Lab> {
     let has = has_devices("link trunk name trunk.7 type vlan id 7", "8021q")
         && has_devices("name bond0 type bond", "bonding");
     has.then(|| {
@@ -46,7 +46,7 @@ fn lab(backends: usize, bonding: Bonding) -> Option<Lab> {
 }
 
 /// Waits until both members can be used, at both ends.
-fn both_up(lab: &Lab, bonding: Bonding) {
+pub fn both_up(lab: &Lab, bonding: Bonding) {
     // LACP takes some seconds, more in a machine that is emulated.
     wait("both members are up", Duration::from_secs(60), || {
         let ends = [(&lab.lb, "eth"), (&lab.sw, "lb")];
@@ -65,7 +65,7 @@ fn both_up(lab: &Lab, bonding: Bonding) {
 
 /// How the program gets on a bond.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+pub enum Way {
     /// As the kernel can: on the bond, or on its members.
     Native,
     /// On its members.
@@ -83,7 +83,7 @@ const WAYS: [(Bonding, Way); 6] = [
 ];
 
 impl Way {
-    fn options(self, lab: &Lab) -> Options {
+    pub fn options(self, lab: &Lab) -> Options {
         let options = lab.trunk_options();
         match self {
             Self::Native => options,
@@ -94,7 +94,12 @@ impl Way {
 
     /// A balancer on the bond that has the program where it belongs.
     fn balancer(self, lab: &Lab, interfaces: &[&str]) -> Client {
-        let balancer = lab.balancer_with(self.options(lab), interfaces).expect("it starts");
+        self.balancer_with(lab, self.options(lab), interfaces)
+    }
+
+    /// The same with other options.
+    pub fn balancer_with(self, lab: &Lab, options: Options, interfaces: &[&str]) -> Client {
+        let balancer = lab.balancer_with(options, interfaces).expect("it starts");
         let mut names: Vec<String> = Vec::new();
         for interface in balancer.info().expect("it runs").interfaces {
             assert_eq!(interface.mode == Mode::Generic, matches!(self, Self::Generic));
@@ -130,7 +135,7 @@ fn members_stand_for_their_bond() {
 }
 
 /// Every connection goes on with its server.
-fn all_go_on(lab: &Lab, balancer: &Client, held: &mut [Connection], what: &str) {
+pub fn all_go_on(lab: &Lab, balancer: &Client, held: &mut [Connection], what: &str) {
     for connection in held {
         if let Err(error) = connection.exchange(what.as_bytes()) {
             panic!("{what}: {}: {error}\n{}", connection.server, state(lab, balancer));
