@@ -143,7 +143,7 @@ fn measure_paths(groups: &[Vec<Case>]) -> Measured {
     let options = Options::new()
         .instance(&instance)
         .services(64)
-        .destinations(256)
+        .destinations(512)
         .flows(cases::FLOWS)
         .vlan(1, "10.1.2.0/24".parse().expect("a prefix"))
         .vlan(1, "fd00:1:2::/64".parse().expect("a prefix"));
