@@ -51,7 +51,7 @@ kernels: setup-kernels
 # kernels between the oldest and the newest only what kernels differ in most.
 ENDS = 5.10,newest
 BETWEEN = 6.1,6.12
-DIFFER = load,packets,harmless,model,flows,lab,trunks,crossings,tunnels,decap,capture
+DIFFER = load,packets,harmless,model,trunks,crossings,decap,capture
 
 kernels-ci: SHARE = 10
 kernels-ci: setup-kernels
