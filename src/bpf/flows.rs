@@ -153,6 +153,9 @@ pub(crate) struct Place<'a> {
     pub(crate) at: At,
     owner: &'a AtomicU64,
     pub(super) seen_owner: u64,
+    /// Half of the client's address, or bits of the hash, and what is known of the flow.
+    word: &'a AtomicU64,
+    seen_word: u64,
     tags: &'a AtomicU64,
     /// `None` when the destination that it went to is gone, or nothing is there
     /// but a tag: somebody is writing the place, or stopped half-way.
@@ -176,6 +179,16 @@ impl Place<'_> {
             Ordering::Relaxed,
         );
         if freed.is_ok() {
+            // A flow that was dead when it was read, and has begun anew, has the same owner.
+            if self.word.load(Ordering::Acquire) != self.seen_word {
+                let _ = self.owner.compare_exchange(
+                    FREED,
+                    self.seen_owner,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                );
+                return;
+            }
             let shift = tag_shift(self.at.place);
             let free = |tags| Some(tags & !(0xffff << shift) | FREED_TAG << shift);
             let _ = self.tags.fetch_update(Ordering::AcqRel, Ordering::Relaxed, free);
@@ -253,14 +266,15 @@ impl Maps {
             return None;
         }
         let words = self.words_of(at);
-        let owner = &words[0];
+        let (owner, word) = (&words[0], &words[1]);
         let seen_owner = owner.load(Ordering::Acquire);
-        if seen_owner & SLOT == 0 {
-            return Some(Place { at, owner, seen_owner, tags, flow: None });
+        let seen_word = word.load(Ordering::Acquire);
+        let place = Place { at, owner, seen_owner, word, seen_word, tags, flow: None };
+        if place.is_half_written() {
+            return Some(place);
         }
-        let word = words[1].load(Ordering::Acquire);
         let source = if at.v4 {
-            IpAddr::V4(Ipv4Addr::from((word as u32).to_ne_bytes()))
+            IpAddr::V4(Ipv4Addr::from((seen_word as u32).to_ne_bytes()))
         } else {
             let half = |i: usize| words[CLIENT6 + i].load(Ordering::Acquire).to_ne_bytes();
             let mut octets = [0; 16];
@@ -272,8 +286,8 @@ impl Maps {
             // It is being written.
             return None;
         }
-        let flow = self.stored(source, seen_owner, (word >> 32) as u32, hasher);
-        Some(Place { at, owner, seen_owner, tags, flow })
+        let flow = self.stored(source, seen_owner, (seen_word >> 32) as u32, hasher);
+        Some(Place { flow, ..place })
     }
 
     /// The word with the tags of a place's bucket.
@@ -323,5 +337,42 @@ impl Maps {
             key: HashKey { k0: settings.k0, k1: settings.k1 },
             secret: HashKey { k0: settings.flow_k0, k1: settings.flow_k1 },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: u64 = 7 << FlowOwner::XVS_FLOW_PORT_SHIFT.0 | 3;
+    const DEAD: u64 = 5;
+    const TAGS: u64 = 0x0009_0007_0005_0003;
+
+    /// What a place has (its owner, its word, the tags) once it is freed of a flow that it
+    /// had when it was read.
+    fn freed(owner: u64, word: u64) -> (u64, u64, u64) {
+        let at = At { v4: true, group: 0, place: 1 };
+        let [owner, word, tags] = [owner, word, TAGS].map(AtomicU64::new);
+        let place = Place {
+            at,
+            owner: &owner,
+            seen_owner: OWNER,
+            word: &word,
+            seen_word: DEAD,
+            tags: &tags,
+            flow: None,
+        };
+        place.free();
+        (owner.into_inner(), word.into_inner(), tags.into_inner())
+    }
+
+    #[test]
+    fn only_what_is_dead_is_freed() {
+        let tags = TAGS & !0xffff_0000 | FREED_TAG << 16;
+        assert_eq!(freed(OWNER, DEAD), (FREED, DEAD, tags));
+        let another = OWNER + 1;
+        assert_eq!(freed(another, DEAD), (another, DEAD, TAGS), "another flow has the place");
+        let anew = DEAD + (1 << 32);
+        assert_eq!(freed(OWNER, anew), (OWNER, anew, TAGS), "its flow has begun anew");
     }
 }
