@@ -15,6 +15,7 @@ use super::flows::SLOT;
 use super::flows::Spot;
 use super::flows::StoredFlow;
 use super::flows::age;
+use super::flows::exchange_owner;
 use super::flows::silence;
 use super::flows::tag_shift;
 use super::types::*;
@@ -126,14 +127,14 @@ impl<'a> FlowWriter<'a> {
                 Merged::Known(meta) if lives => {
                     self.set_known(place.at, old, meta).then_some(Outcome::Refreshed)
                 }
-                _ => written(self.take(place.at, place.seen_owner, flow, spot)),
+                _ => written(self.take(place.at, [place.seen_owner, place.seen_word], flow, spot)),
             };
         }
         if let Some(done) = self.claim(flow, spot) {
             return written(done);
         }
         match self.worst(flow, spot, now) {
-            Some((at, owner)) => written(self.take(at, owner, flow, spot)),
+            Some((at, seen)) => written(self.take(at, seen, flow, spot)),
             None => Some(Outcome::NoRoom),
         }
     }
@@ -166,28 +167,28 @@ impl<'a> FlowWriter<'a> {
         if word.compare_exchange(tags, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return Some(false);
         }
-        let owner = self.maps.words_of(at)[0].load(Ordering::Acquire);
-        Some(self.take(at, owner, flow, spot))
+        let words = self.maps.words_of(at);
+        let seen = [0, 1].map(|i: usize| words[i].load(Ordering::Acquire));
+        Some(self.take(at, seen, flow, spot))
     }
 
-    /// The place that can be taken best, and its owner; none unless its flow has less
+    /// The place that can be taken best, and its owner and word; none unless its flow has less
     /// right to it than this one has, and than a new one would have.
-    fn worst(&self, flow: &StoredFlow, spot: &Spot, now: u32) -> Option<(At, u64)> {
+    fn worst(&self, flow: &StoredFlow, spot: &Spot, now: u32) -> Option<(At, [u64; 2])> {
         let least = rank(flow.meta, now).max(1 << RANK_SHIFT);
         let ranked = spot.places().filter_map(|at| {
             let words = self.maps.words_of(at);
-            let owner = words[0].load(Ordering::Acquire);
-            let meta = (words[1].load(Ordering::Acquire) >> 32) as u32;
-            let rank = rank(meta, now);
-            (owner & SLOT != 0 && rank > least).then_some((rank, at, owner))
+            let seen = [0, 1].map(|i: usize| words[i].load(Ordering::Acquire));
+            let rank = rank((seen[1] >> 32) as u32, now);
+            (seen[0] & SLOT != 0 && rank > least).then_some((rank, at, seen))
         });
-        ranked.max_by_key(|(rank, ..)| *rank).map(|(_, at, owner)| (at, owner))
+        ranked.max_by_key(|(rank, ..)| *rank).map(|(_, at, seen)| (at, seen))
     }
 
-    /// Takes a place from the owner that was seen, and writes it; whether that stayed.
-    fn take(&self, at: At, owner: u64, flow: &StoredFlow, spot: &Spot) -> bool {
+    /// Takes a place that is as it was seen, and writes it; whether that stayed.
+    fn take(&self, at: At, seen: [u64; 2], flow: &StoredFlow, spot: &Spot) -> bool {
         let words = self.maps.words_of(at);
-        if words[0].compare_exchange(owner, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if !exchange_owner(&words[0], &words[1], seen, BUSY) {
             return false;
         }
         let tags = self.maps.tags_of(at);

@@ -155,7 +155,7 @@ pub(crate) struct Place<'a> {
     pub(super) seen_owner: u64,
     /// Half of the client's address, or bits of the hash, and what is known of the flow.
     word: &'a AtomicU64,
-    seen_word: u64,
+    pub(super) seen_word: u64,
     tags: &'a AtomicU64,
     /// `None` when the destination that it went to is gone, or nothing is there
     /// but a tag: somebody is writing the place, or stopped half-way.
@@ -172,28 +172,34 @@ impl Place<'_> {
     /// Its flow must be dead for the data plane too.
     pub(crate) fn free(&self) {
         // In this order: while there is a tag and no owner, nobody takes it.
-        let freed = self.owner.compare_exchange(
-            self.seen_owner,
-            FREED,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
-        if freed.is_ok() {
-            // A flow that was dead when it was read, and has begun anew, has the same owner.
-            if self.word.load(Ordering::Acquire) != self.seen_word {
-                let _ = self.owner.compare_exchange(
-                    FREED,
-                    self.seen_owner,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                );
-                return;
-            }
+        let seen = [self.seen_owner, self.seen_word];
+        if exchange_owner(self.owner, self.word, seen, FREED) {
             let shift = tag_shift(self.at.place);
             let free = |tags| Some(tags & !(0xffff << shift) | FREED_TAG << shift);
             let _ = self.tags.fetch_update(Ordering::AcqRel, Ordering::Relaxed, free);
         }
     }
+}
+
+/// Gives a place another owner, which is no flow's, if its owner and its word are still
+/// those that were seen; whether they were. A flow that has begun anew since, or had a
+/// packet, has the same owner.
+pub(super) fn exchange_owner(
+    owner: &AtomicU64,
+    word: &AtomicU64,
+    [seen_owner, seen_word]: [u64; 2],
+    new: u64,
+) -> bool {
+    let exchange =
+        |from, to| owner.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if !exchange(seen_owner, new) {
+        return false;
+    }
+    let same = word.load(Ordering::Acquire) == seen_word;
+    if !same {
+        exchange(new, seen_owner);
+    }
+    same
 }
 
 pub(super) const fn tag_shift(place: usize) -> usize {
