@@ -65,11 +65,11 @@ fn the_mtu_of_a_path_outlives_the_process() {
     let lab = lab();
     let _web = Web::start_all(&lab);
     let _decap = take_out(&lab, Mode::Native);
-    let to = vip(0, PORT);
-    let service = Service::tcp(to.ip(), to.port());
     let start = || balancer(&lab, options(&lab).persist(OnExit::Keep));
     let mut balancer = start();
-    for (family, path) in [(0, 1_400), (1, 1_390)] {
+    for (number, family, path) in [(0, 0, 1_400), (0, 1, 1_390), (1, 0, 1_380), (1, 1, 1_370)] {
+        let to = vip(number, PORT);
+        let service = Service::tcp(to.ip(), to.port());
         let server = address(&lab.backends[0], family);
         let tunnel = Tunnel::gue(GUE);
         let mtu = path - tunnel.overhead(server);
