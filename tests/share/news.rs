@@ -247,13 +247,15 @@ fn news_that_find_no_room_are_counted() {
                     send(dataplane, client(VIPS[1], n), &service, ACK);
                 }
             }
-            let told = read(&mut reader);
+            let mut told = read(&mut reader);
             let sharing = dataplane.reader().info().expect("info").sharing;
             println!("{} told, {} lost", told.len(), sharing.lost);
             assert!(sharing.enabled && sharing.lost > 0, "{sharing:?}");
             // Some are told again, in a later tick.
             assert!(told.len() as u64 + sharing.lost >= u64::from(FLOWS), "{sharing:?}");
             assert!(told.len() >= 4_096 / 40 - 1, "the ring was full");
+            // One whose second packet came in the next tick is there twice, in a row.
+            told.dedup_by_key(|record| record.source);
             for (n, record) in (0..).zip(&told) {
                 assert_eq!(record.source, client(VIPS[1], n), "the oldest first");
             }
